@@ -1,0 +1,104 @@
+"""What an operator states. One record per operator; the table OPS in ``__init__`` lists them all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.graph._graph import Node
+
+Box = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A node's constants as tensors of one element type on one device; made once per plan."""
+
+    node: Node
+    input_shapes: tuple[tuple[int, ...], ...]
+    tensors: dict[str, Tensor]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.node.shape
+
+
+@dataclass(frozen=True)
+class Operator:
+    """An operator that can be evaluated and bounded by an interval.
+
+    ``evaluate(prepared, *inputs)`` maps ``[domains, *sample]`` tensors to ``[domains, *shape]``.
+    ``interval(prepared, *boxes)`` maps (lower, upper) pairs to a pair that contains the image of the
+    real function over the boxes; it is rounded outward for float64 and approximate for float32.
+    """
+
+    name: str
+    evaluate: Callable[..., Tensor]
+    interval: Callable[..., Box]
+    constants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LinearOperator(Operator):
+    """An affine map of its inputs: ``y = sum_i M_i x_i + c``.
+
+    ``transpose(prepared, a)`` maps coefficients ``[n, *shape]`` to a tuple with ``a M_i`` for every
+    input i, shape ``[n, *input_shapes[i]]``. ``offset(prepared)`` is c, shape ``[*shape]`` or None.
+    ``magnitude(prepared, *m)`` maps m_i >= |x_i| (shape ``[n, *input]``) to ``sum_i |M_i| m_i + |c|``.
+    ``length(prepared)`` is the number of roundings an output element or a transposed
+    coefficient accumulates at most (inner product length plus roundings inside the constants).
+    """
+
+    transpose: Callable[[Prepared, Tensor], tuple[Tensor, ...]] = None  # type: ignore[assignment]
+    offset: Callable[[Prepared], Tensor | None] = None  # type: ignore[assignment]
+    magnitude: Callable[..., Tensor] = None  # type: ignore[assignment]
+    length: Callable[[Prepared], int] = None  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class Univariate(Operator):
+    """An elementwise function of one variable, relaxed by slope and support function (DESIGN 5).
+
+    ``candidates(prepared, slope, lower, upper)`` returns a list of ``(point, low, high)`` triples of
+    broadcastable tensors: at ``point`` (clamped to the box by the caller's engine) the function takes,
+    or tends to from one side, values between ``low`` and ``high``. Together with the two ends they must
+    contain every extremum of ``f(x) - slope x`` over the box. An error of ``point`` is allowed where
+    the value triple covers it (slack).
+    ``breakpoints`` are where the search splits by preference (relu: 0).
+    ``piecewise_linear`` says that the function is linear between its break points.
+    """
+
+    candidates: Callable[[Prepared, Tensor, Tensor, Tensor], list[tuple[Any, Any, Any]]] = None  # type: ignore
+    breakpoints: Callable[[Prepared], tuple[Any, ...]] = None  # type: ignore[assignment]
+    piecewise_linear: bool = False
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One linear bound of a multi-input operator's output, elementwise.
+
+    ``slopes[i]`` is ``[domains, *shape]`` (or ``[domains, *shape, n]`` for a window operator whose
+    prepared tensors hold ``indices [*shape, n]`` into the flattened input), ``offset`` is ``[domains, *shape]``.
+    """
+
+    slopes: tuple[Tensor, ...]
+    offset: Tensor
+
+
+@dataclass(frozen=True)
+class Multivariate(Operator):
+    """An elementwise operator of several inputs (mul, max, min) or of a window of one input (window_max).
+
+    ``relax(prepared, weights, *boxes)`` returns (lower Plane, upper Plane), both sound over the boxes.
+    ``weights`` is None for the starting relaxation or a tensor in [0,1] ``[domains, *shape]`` that
+    interpolates between extreme planes (any value is sound).
+    """
+
+    relax: Callable[..., tuple[Plane, Plane]] = None  # type: ignore[assignment]
+    piecewise_linear: bool = False
