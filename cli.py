@@ -1,0 +1,189 @@
+"""The command line: parses arguments, calls the library, prints. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import NoReturn
+
+import click
+
+from provenn.errors import InputError, ProvennError
+
+EPILOG = """
+Exit codes: 0 a verdict (unsat, sat, unknown or timeout) is on standard output; 1 a file is at fault or cannot
+be written; 2 wrong usage; 3 the verifier itself failed ("unknown" is printed); 130 interrupted, 143 terminated.
+Errors are one line on standard error.
+"""
+
+
+def _existing(_context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Refuse what is certainly not a readable file before anything heavy is loaded."""
+    if os.path.isdir(value):
+        raise InputError(f"{parameter.name} {value!r} is a directory, expected a file")
+    try:
+        with open(value, "rb"):
+            return value
+    except OSError as error:
+        raise InputError(f"cannot read {parameter.name} {value!r}: {error.strerror}") from error
+
+
+@click.group(epilog=EPILOG)
+@click.version_option(package_name="provenn", message="%(prog)s %(version)s")
+def commands() -> None:
+    """Prove or refute properties of neural networks."""
+
+
+@commands.command(epilog=EPILOG)
+@click.argument("network", metavar="NET.onnx", callback=_existing)
+@click.argument("property_path", metavar="PROPERTY.vnnlib", callback=_existing)
+@click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds for the whole process.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=int, help="CPU threads; default: all that the process may use.")
+@click.option("--memory", type=float, metavar="GB", help="Memory the process may use; default: what is free.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+@click.option("--witness", metavar="FILE", help="Write the witness of a sat verdict to FILE as well.")
+@click.option("--json", "json_file", metavar="FILE", help="Write verdict, reason, statistics, strategy, versions.")
+@click.option("-v", "--verbose", is_flag=True, help="Log every stage to standard error.")
+def verify(
+    network: str,
+    property_path: str,
+    timeout: float,
+    device: str,
+    threads: int | None,
+    memory: float | None,
+    seed: int,
+    witness: str | None,
+    json_file: str | None,
+    verbose: bool,
+) -> None:
+    """Decide whether a network violates a property.
+
+    The first line of standard output is unsat (the property holds), sat (a violating input follows, in the
+    competition's format), unknown or timeout. Files may be gzipped (.gz).
+    """
+    from provenn.verifier import report, watchdog
+    from provenn.verifier.options import Options
+
+    started = watchdog.process_start()
+    options = Options(
+        timeout=timeout, started=started, device=device, threads=threads, memory=memory, seed=seed, verbose=verbose
+    )
+    line = report.ProgressLine(sys.stderr, started, enabled=not verbose)
+    try:
+        outcome = watchdog.supervise(
+            lambda send: report.work(network, property_path, options, send),
+            started + timeout,
+            memory=memory,
+            watch=line,
+            verbose=verbose,
+        )
+    finally:
+        line.clear()
+    seconds = time.monotonic() - started
+    answer = report.conclude(outcome, network, property_path, options, seconds=seconds)
+    errors = report.deliver(answer, _print, witness=witness, json_file=json_file)
+    for error in errors:
+        _complain(error)
+    if not errors and (verbose or sys.stderr.isatty()):
+        click.echo(answer.summary, err=True)
+    raise click.exceptions.Exit(answer.code or (report.REFUSED if errors else report.ANSWERED))
+
+
+@commands.command()
+@click.argument("network", metavar="NET.onnx", callback=_existing)
+def inspect(network: str) -> None:
+    """Show a network: graph, shapes, parameters, operators and which of them provenn can bound."""
+    from provenn.bounds.graph import describe, read_onnx
+
+    _print(describe(read_onnx(network)).rstrip("\n") + "\n")
+
+
+@commands.command()
+@click.argument("source", metavar="FOLDER|instances.csv")
+@click.option("-o", "--output", required=True, metavar="results.csv", help="Appended to; rows in it are not run again.")
+@click.option("--timeout", type=float, help="Seconds per instance; default: what instances.csv says.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Instances at a time.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of an instance; default: cores / jobs.")
+@click.option("--memory", type=float, metavar="GB", help="Memory an instance may use.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--witnesses", metavar="DIR", help="Write the witness of every sat instance into DIR.")
+@click.option("--reports", metavar="DIR", help="Write the JSON report of every instance into DIR.")
+def bench(
+    source: str,
+    output: str,
+    timeout: float | None,
+    jobs: int,
+    device: str,
+    threads: int | None,
+    memory: float | None,
+    seed: int,
+    witnesses: str | None,
+    reports: str | None,
+) -> None:
+    """Run a benchmark folder, a folder of such folders, or an instances.csv.
+
+    Every instance runs in a process of its own. results.csv gets a row per instance in the competition's format
+    (category,onnx,vnnlib,prepare_time,verdict,run_time); a second call goes on where the first one stopped.
+    """
+    from provenn.verifier import batch
+
+    plan = batch.Plan(
+        timeout=timeout,
+        jobs=jobs,
+        device=device,
+        threads=threads,
+        memory=memory,
+        seed=seed,
+        witnesses=witnesses,
+        reports=reports,
+    )
+    batch.run(source, output, plan, batch.view(sys.stdout, sys.stderr))
+
+
+def _print(text: str) -> None:
+    """Standard output, whole and at once."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _complain(error: object) -> None:
+    click.echo(f"provenn: {' '.join(str(error).split())}", err=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a command; every way it can end is an exit code, errors are one line on standard error."""
+    from provenn.verifier.report import FAILED, INTERRUPTED, REFUSED
+    from provenn.verifier.watchdog import Terminated
+
+    try:
+        code = commands.main(arguments, prog_name="provenn", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except ProvennError as error:
+        _complain(error)
+        sys.exit(REFUSED)
+    except click.ClickException as error:
+        _complain(error.format_message())
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _complain("interrupted")
+        sys.exit(INTERRUPTED)
+    except Terminated as error:
+        sys.exit(128 + error.number)
+    except BrokenPipeError:
+        # The reader of standard output has gone; Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(REFUSED)
+    except OSError as error:
+        _complain(f"{error.filename or 'standard output'}: {error.strerror or error}")
+        sys.exit(REFUSED)
+    except Exception as error:  # noqa: BLE001 (the command ends here; a traceback would not help its user)
+        _complain(f"internal error, please report it: {type(error).__name__}: {error}")
+        sys.exit(FAILED)
+
+
+if __name__ == "__main__":
+    main()

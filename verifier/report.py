@@ -1,0 +1,253 @@
+"""From a verification to what the user sees: verdict, witness, JSON, one line for an error.
+
+Nothing heavy is imported at the top: the process that waits and prints must start at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import platform
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+from provenn.errors import ProvennError
+
+if TYPE_CHECKING:
+    from provenn.verifier.options import Options
+    from provenn.verifier.result import Result
+    from provenn.verifier.watchdog import Message, Outcome, Send
+
+ANSWERED, REFUSED, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: a verdict was reached, an input or output file is at fault, so is the command line, the verifier
+failed, the user interrupted."""
+
+LIBRARIES = ("provenn", "torch", "onnxruntime", "onnx", "numpy", "scipy")
+INTERVAL = 0.1
+"""Seconds between two progress messages or two drawings of the progress line."""
+
+
+class Progress(Protocol):
+    """What a running verification calls, as often as it likes, to say where it is."""
+
+    def __call__(self, stage: str, *, domains: int | None = None, bound: float | None = None) -> None:
+        """``domains`` were bounded so far; ``bound`` is the smallest margin among those left."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All that one run tells: ``text`` for standard output, ``error`` (one line) for standard error, the exit code,
+    ``summary`` for a person who watches, the witness in the competition's format, the report for ``--json``."""
+
+    text: str = ""
+    error: str = ""
+    code: int = ANSWERED
+    summary: str = ""
+    witness: str = ""
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def work(network: str, property_path: str, options: Options, send: Send) -> Message:
+    """Verify, in the worker process, and put the result into a message that JSON can carry."""
+    last = -math.inf
+
+    def progress(stage: str, **numbers: Any) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= INTERVAL:
+            last = now
+            send({"stage": stage, **_plain(numbers)})
+
+    send({"stage": "starting"})
+    try:
+        from provenn.verifier import verify
+
+        return _message(verify(network, property_path, options, progress))
+    except ProvennError as error:
+        return {"error": one_line(error)}
+    except MemoryError as error:
+        return {"failure": f"out of memory ({one_line(error)}): set --memory, or use a machine with more"}
+    except Exception as error:  # noqa: BLE001 (a verdict is never guessed from it: it is reported as a failure)
+        if options.verbose:
+            traceback.print_exc()
+        return {"failure": f"internal error, please report it: {type(error).__name__}: {one_line(error)}"}
+
+
+def _message(result: Result) -> Message:
+    message = {
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "bound": result.bound,
+        "statistics": dict(result.statistics),
+        "strategy": list(result.strategy),
+        "witness": None,
+        "witness_text": "",
+    }
+    if result.witness is not None:
+        from provenn.specs import format_witness
+
+        message["witness"] = {"inputs": result.witness.inputs, "outputs": result.witness.outputs}
+        message["witness_text"] = format_witness(result.witness.inputs, result.witness.outputs)
+    return _plain(message)
+
+
+def conclude(outcome: Outcome, network: str, property_path: str, options: Options, *, seconds: float) -> Answer:
+    """The answer to an outcome. A run that did not answer is ``timeout`` or ``unknown``, never a proof."""
+    message, detail, code, error = dict(outcome.message), "", ANSWERED, ""
+    witness_text = message.pop("witness_text", "")
+    if outcome.ending == "deadline":
+        detail = f"the time limit of {options.timeout:g} s was reached{_whereabouts(outcome.progress)}"
+        message = {"verdict": "timeout", "reason": detail, "statistics": outcome.progress}
+    elif outcome.ending == "memory":
+        detail = f"the memory limit was reached ({outcome.detail}){_whereabouts(outcome.progress)}"
+        message = {"verdict": "unknown", "reason": detail, "statistics": outcome.progress}
+    elif "error" in message:
+        code, error = REFUSED, message["error"]
+        message = {"verdict": "error", "reason": error}
+    elif outcome.ending == "crash" or "failure" in message:
+        code = FAILED
+        error = message.get("failure") or f"the verifier {outcome.detail}{_whereabouts(outcome.progress)}"
+        message = {"verdict": "unknown", "reason": error, "statistics": outcome.progress}
+    verdict = message["verdict"]
+    text = "" if code == REFUSED else "\n".join(line for line in (verdict, witness_text) if line) + "\n"
+    report = {
+        "verdict": verdict,
+        "reason": message["reason"],
+        "network": network,
+        "property": property_path,
+        "seconds": round(seconds, 3),
+        "bound": message.get("bound"),
+        "statistics": message.get("statistics", {}),
+        "strategy": message.get("strategy", []),
+        "options": options.as_dict(),
+        "witness": message.get("witness"),
+    }
+    summary = f"{verdict} in {seconds:.2f} s: {one_line(message['reason'])}"
+    return Answer(text, error, code, summary, witness_text, report)
+
+
+def versions() -> dict[str, str]:
+    """What a report needs to be reproduced; imports none of the libraries."""
+    from importlib import metadata
+
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found | {"python": platform.python_version(), "platform": platform.platform()}
+
+
+def write_json(path: str, report: dict[str, Any]) -> None:
+    """Write a report, with versions, as indented JSON."""
+    write_text(path, json.dumps(_plain({**report, "versions": versions()}), indent=2) + "\n")
+
+
+def write_text(path: str, text: str) -> None:
+    """Write a whole file or none: into a file beside it, then renamed. Raises OSError.
+
+    Device files and pipes (``/dev/stdout``) are written as they are.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        target.write_text(text)
+        return
+    descriptor, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".part", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+        os.replace(name, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def one_line(error: object) -> str:
+    """The text of an error on a single line."""
+    return " ".join(str(error).split())
+
+
+def _whereabouts(progress: Message) -> str:
+    return f" ({_describe(progress)})" if progress else ""
+
+
+def _describe(progress: Message) -> str:
+    parts = [str(progress.get("stage", ""))]
+    if progress.get("domains") is not None:
+        parts.append(f"{progress['domains']} domains")
+    if progress.get("bound") is not None:
+        bound = progress["bound"]
+        parts.append(f"bound {bound:.4g}" if isinstance(bound, float) else f"bound {bound}")
+    return ", ".join(part for part in parts if part)
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's own types; numbers that JSON does not have become text."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)
+
+
+class ProgressLine:
+    """One line on a terminal that says where the run is; calls from anything else than a terminal draw nothing."""
+
+    def __init__(self, stream: TextIO, started: float, enabled: bool = True) -> None:
+        self.enabled = enabled and stream.isatty()
+        self._stream, self._started, self._drawn = stream, started, -math.inf
+
+    def __call__(self, progress: Message) -> None:
+        """Draw the last message, at most every ``INTERVAL`` seconds."""
+        now = time.monotonic()
+        if self.enabled and now - self._drawn >= INTERVAL:
+            self._drawn = now
+            line = f"{now - self._started:6.1f} s  {_describe(progress)}"
+            self._write("\r" + line[: shutil.get_terminal_size().columns - 1] + "\x1b[K")
+
+    def clear(self) -> None:
+        """Leave the line as it was found."""
+        if self.enabled:
+            self._write("\r\x1b[K")
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that went away is no reason to stop
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def deliver(answer: Answer, write: Callable[[str], object], *, witness: str | None, json_file: str | None) -> list[str]:
+    """Print the verdict first, then write the files; what could not be written comes back as error lines."""
+    errors = [answer.error] if answer.error else []
+    try:
+        write(answer.text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        errors.append(f"cannot write the verdict to standard output: {error.strerror}")
+    files: list[tuple[str | None, Callable[[str], None]]] = [
+        (witness if answer.witness else None, lambda path: write_text(path, answer.witness + "\n")),
+        (json_file, lambda path: write_json(path, answer.report)),
+    ]
+    for path, writer in files:
+        if path is not None:
+            try:
+                writer(path)
+            except OSError as error:
+                errors.append(f"cannot write {path}: {error.strerror or error}; the verdict stands")
+    return errors
