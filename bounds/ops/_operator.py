@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,13 +16,17 @@ Box = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A node's constants as tensors of one element type on one device; made once per plan."""
+    """A node's constants as tensors of one element type on one device; made once per plan.
+
+    ``derived`` holds what ``Operator.derive`` computed from the node once (strides, paddings, ...).
+    """
 
     node: Node
     input_shapes: tuple[tuple[int, ...], ...]
     tensors: dict[str, Tensor]
     dtype: torch.dtype
     device: torch.device
+    derived: dict[str, Any] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,6 +46,7 @@ class Operator:
     evaluate: Callable[..., Tensor]
     interval: Callable[..., Box]
     constants: tuple[str, ...] = ()
+    derive: Callable[[Node, tuple[tuple[int, ...], ...]], dict[str, Any]] | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,10 @@ class LinearOperator(Operator):
     """An affine map of its inputs: ``y = sum_i M_i x_i + c``.
 
     ``transpose(prepared, a)`` maps coefficients ``[n, *shape]`` to a tuple with ``a M_i`` for every
-    input i, shape ``[n, *input_shapes[i]]``. ``offset(prepared)`` is c, shape ``[*shape]`` or None.
-    ``magnitude(prepared, *m)`` maps m_i >= |x_i| (shape ``[n, *input]``) to ``sum_i |M_i| m_i + |c|``.
+    input i, shape ``[n, *input_shapes[i]]``; the results may alias ``a`` or each other, so do not
+    write into them. ``offset(prepared)`` is c, shape ``[*shape]`` or None.
+    ``magnitude(prepared, *m)`` maps m_i >= |x_i| (shape ``[n, *input]``) to ``sum_i |M_i| m_i + |c|``,
+    inflated so that ``length * 2^-53`` times it also covers the radii of the constants.
     ``length(prepared)`` is the number of roundings an output element or a transposed
     coefficient accumulates at most (inner product length plus roundings inside the constants).
     """
@@ -70,13 +77,26 @@ class Univariate(Operator):
     or tends to from one side, values between ``low`` and ``high``. Together with the two ends they must
     contain every extremum of ``f(x) - slope x`` over the box. An error of ``point`` is allowed where
     the value triple covers it (slack).
+    ``low`` and ``high`` are None where the function is continuous: the engine evaluates it there.
     ``breakpoints`` are where the search splits by preference (relu: 0).
     ``piecewise_linear`` says that the function is linear between its break points.
+
+    The rest is optional. ``error(prepared, x, fx)`` bounds ``|evaluate(x) - f(x)|``; None means a few
+    ulps of the value. ``derivative(prepared, x)`` only seeds searches, soundness never rests on it.
+    ``linear(prepared, lower, upper)`` returns ``(where, slope, offset)``: the boxes on which the function
+    is exactly linear and its line there. ``lines(prepared, lower, upper, lower_slope, upper_slope)`` is a
+    closed form of ``relaxation.lines`` for hot operators, ``slopes(prepared, lower, upper)`` of
+    ``relaxation.slope_range``.
     """
 
     candidates: Callable[[Prepared, Tensor, Tensor, Tensor], list[tuple[Any, Any, Any]]] = None  # type: ignore
     breakpoints: Callable[[Prepared], tuple[Any, ...]] = None  # type: ignore[assignment]
     piecewise_linear: bool = False
+    error: Callable[[Prepared, Tensor, Tensor], Tensor] | None = None
+    derivative: Callable[[Prepared, Tensor], Tensor] | None = None
+    linear: Callable[[Prepared, Tensor, Tensor], tuple[Tensor, Any, Any]] | None = None
+    lines: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+    slopes: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,295 @@
+"""Linear bounds of a function of one variable: a slope is chosen, its offset is computed (DESIGN 5).
+
+For ``f`` on ``[l, u]`` and any slope ``k`` the best upper line is ``k x + b`` with
+``b = max over [l, u] of f(x) - k x``; the best lower line takes the minimum. The extremum lies at an end,
+at a break point or where ``f'(x) = k``, and the record lists those points. So every slope is sound, and
+``db/dk = -x*`` where ``x*`` attains the extremum.
+
+Shapes: boxes ``[domains, *sample]`` or ``[domains, 1, *sample]`` and slopes broadcast against them.
+Offsets are rounded outward in the working type; in float64 they bound the real function.
+
+An open end (the strict side of a split at a jump) is the adjacent number, ``open_end``: the slack of
+every offset covers the missing ulp because the function is continuous there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.ops._operator import Box, Prepared, Univariate
+
+Lines = tuple[Tensor, Tensor, Tensor, Tensor]
+VALUE_ULPS = 4.0  # elementary functions of torch are within 1 to 3 ulps of the real value
+SEARCH_STEPS = 12
+
+
+def outward(lower: Tensor, upper: Tensor, ulps: float = VALUE_ULPS) -> Box:
+    """Widen computed ends by ``ulps`` ulps of their size; NaN becomes an infinite end."""
+    info = torch.finfo(lower.dtype)
+    low = lower - (lower.abs() * (ulps * info.eps) + info.tiny)
+    high = upper + (upper.abs() * (ulps * info.eps) + info.tiny)
+    return _round_down(low), _round_up(high)
+
+
+def open_end(point: Tensor, toward: Tensor) -> Tensor:
+    """The adjacent number: stands for the open end ``point`` of a box that extends to ``toward``.
+
+    Next to 0 it is the smallest normal number, which no accelerator flushes to zero.
+    """
+    tiny = torch.finfo(point.dtype).tiny
+    step = torch.nextafter(point, toward)
+    return torch.where(point == 0, torch.sign(toward - point) * tiny, step)
+
+
+def upper_offset(op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """``max over [lower, upper] of f(x) - slope x``, rounded up; +inf where nothing finite is known."""
+    best = None
+    for point, _, high, slack in _values(op, p, slope, lower, upper):
+        value = high - _product(slope, point) + slack
+        best = value if best is None else torch.maximum(best, value)
+    return _round_up(best)
+
+
+def lower_offset(op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """``min over [lower, upper] of f(x) - slope x``, rounded down; -inf where nothing finite is known."""
+    best = None
+    for point, low, _, slack in _values(op, p, slope, lower, upper):
+        value = low - _product(slope, point) - slack
+        best = value if best is None else torch.minimum(best, value)
+    return _round_down(best)
+
+
+def upper_support(op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Box:
+    """``(upper_offset, point)``: the point attains the maximum, so ``d offset / d slope = -point``."""
+    best, where = None, None
+    for point, _, high, slack in _values(op, p, slope, lower, upper):
+        value = high - _product(slope, point) + slack
+        best, where = _keep(value, point, best, where, torch.gt)
+    return _round_up(best), where
+
+
+def lower_support(op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Box:
+    """``(lower_offset, point)``: the point attains the minimum, so ``d offset / d slope = -point``."""
+    best, where = None, None
+    for point, low, _, slack in _values(op, p, slope, lower, upper):
+        value = low - _product(slope, point) - slack
+        best, where = _keep(value, point, best, where, torch.lt)
+    return _round_down(best), where
+
+
+def image(op: Univariate, p: Prepared, lower: Tensor, upper: Tensor) -> Box:
+    """Interval image of any record: its offsets at slope 0."""
+    zero = torch.zeros((), dtype=lower.dtype, device=lower.device)
+    return lower_offset(op, p, zero, lower, upper), upper_offset(op, p, zero, lower, upper)
+
+
+@torch.no_grad()
+def starting_slopes(op: Univariate, p: Prepared, lower: Tensor, upper: Tensor) -> Box:
+    """Slopes of the least-area lower and upper line: they support the envelopes at the midpoint."""
+    return (
+        _envelope_slope(op, p, lower, upper, lower_support, torch.gt),
+        _envelope_slope(op, p, lower, upper, upper_support, torch.lt),
+    )
+
+
+@torch.no_grad()
+def slope_range(op: Univariate, p: Prepared, lower: Tensor, upper: Tensor) -> Lines:
+    """``(lower_min, lower_max, upper_min, upper_max)``: slopes outside give lines that others dominate.
+
+    The non-dominated lines support an envelope; its slopes run between its one-sided derivatives at the
+    two ends. They are found by Newton steps from the chord and serve as projection limits only.
+    """
+    if op.slopes is not None:
+        return op.slopes(p, lower, upper)
+    first = _end_slope(op, p, lower, upper, lower, lower_support, torch.minimum)
+    last = _end_slope(op, p, lower, upper, upper, lower_support, torch.maximum)
+    top_last = _end_slope(op, p, lower, upper, upper, upper_support, torch.minimum)
+    top_first = _end_slope(op, p, lower, upper, lower, upper_support, torch.maximum)
+    return first, torch.maximum(first, last), top_last, torch.maximum(top_last, top_first)
+
+
+def lines(
+    op: Univariate,
+    p: Prepared,
+    lower: Tensor,
+    upper: Tensor,
+    lower_slope: Tensor | None = None,
+    upper_slope: Tensor | None = None,
+) -> Lines:
+    """``(kl, bl, ku, bu)`` with ``kl x + bl <= f(x) <= ku x + bu`` on ``[lower, upper]``.
+
+    Slopes that are not given are the starting slopes. Where the function is exactly linear on the box,
+    both lines are that line without slack, whatever slopes are given; where nothing finite is known at
+    the slope, the line is constant (and possibly infinite). Never NaN.
+    """
+    if op.lines is not None:
+        return op.lines(p, lower, upper, lower_slope, upper_slope)
+    return generic_lines(op, p, lower, upper, lower_slope, upper_slope)
+
+
+def generic_lines(
+    op: Univariate,
+    p: Prepared,
+    lower: Tensor,
+    upper: Tensor,
+    lower_slope: Tensor | None = None,
+    upper_slope: Tensor | None = None,
+) -> Lines:
+    """``lines`` without the record's closed form."""
+    if lower_slope is None or upper_slope is None:
+        start = starting_slopes(op, p, lower, upper)
+        lower_slope = start[0] if lower_slope is None else lower_slope
+        upper_slope = start[1] if upper_slope is None else upper_slope
+    bl = lower_offset(op, p, lower_slope, lower, upper)
+    bu = upper_offset(op, p, upper_slope, lower, upper)
+    low, high = op.interval(p, lower, upper) if _needs_constant(bl, bu) else (bl, bu)
+    kl, bl = _or_constant(lower_slope, bl, low)
+    ku, bu = _or_constant(upper_slope, bu, high)
+    if op.linear is None:
+        return kl, bl, ku, bu
+    return exactly_linear(op.linear(p, lower, upper), kl, bl, ku, bu)
+
+
+def exactly_linear(known: tuple, kl: Tensor, bl: Tensor, ku: Tensor, bu: Tensor) -> Lines:
+    """Replace both lines by the function's own line on the boxes where it is linear."""
+    where, slope, offset = known
+    slope = torch.as_tensor(slope, dtype=kl.dtype, device=kl.device)
+    offset = torch.as_tensor(offset, dtype=kl.dtype, device=kl.device)
+    return (
+        torch.where(where, slope, kl),
+        torch.where(where, offset, bl),
+        torch.where(where, slope, ku),
+        torch.where(where, offset, bu),
+    )
+
+
+def _values(
+    op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """All points that may attain an extremum: (point, low, high, slack), points inside the box.
+
+    Candidate points carry no gradient: at a stationary point the derivative through it is 0, and at a
+    clamped one it flows through the end of the box.
+    """
+    yield _measured(op, p, slope, lower)
+    yield _measured(op, p, slope, upper)
+    with torch.no_grad():
+        found = op.candidates(p, slope.detach(), lower.detach(), upper.detach())
+    at_lower = None
+    for point, low, high in found:
+        point = torch.as_tensor(point, dtype=lower.dtype, device=lower.device)
+        clamped = torch.minimum(torch.maximum(point, lower), upper)
+        if low is None:
+            yield _measured(op, p, slope, clamped)
+            continue
+        # A given pair of values belongs to the point itself: outside the box the end stands in.
+        inside = (point >= lower) & (point <= upper)
+        at_lower = op.evaluate(p, lower) if at_lower is None else at_lower
+        point = torch.where(inside, point, lower)
+        low = torch.where(inside, torch.as_tensor(low, dtype=lower.dtype, device=lower.device), at_lower)
+        high = torch.where(inside, torch.as_tensor(high, dtype=lower.dtype, device=lower.device), at_lower)
+        size = torch.maximum(low.abs(), high.abs())
+        yield point, low, high, _slack(op, p, slope, point, size)
+
+
+def _measured(op: Univariate, p: Prepared, slope: Tensor, point: Tensor) -> tuple[Tensor, ...]:
+    value = op.evaluate(p, point)
+    return point, value, value, _slack(op, p, slope, point, value)
+
+
+@torch.no_grad()
+def _slack(op: Univariate, p: Prepared, slope: Tensor, point: Tensor, value: Tensor) -> Tensor:
+    """Error of ``f(x) - slope x`` as computed: of f, of the product and of the difference."""
+    info = torch.finfo(point.dtype)
+    size = value.abs()
+    error = size * (VALUE_ULPS * info.eps) if op.error is None else op.error(p, point, value)
+    return error + (size + _product(slope, point).abs()) * (2 * info.eps) + (point != 0) * info.tiny
+
+
+def _product(slope: Tensor, point: Tensor) -> Tensor:
+    """``slope * point`` where slope 0 times an infinite end is 0."""
+    return (slope * point).masked_fill(slope == 0, 0.0)
+
+
+def _keep(value: Tensor, point: Tensor, best: Tensor | None, where: Tensor | None, better: Callable) -> Box:
+    if best is None or where is None:
+        return torch.broadcast_tensors(value, point)  # type: ignore[return-value]
+    take = better(value, best) | value.isnan()
+    return torch.where(take, value, best), torch.where(take, point, where)
+
+
+def _round_up(value: Tensor) -> Tensor:
+    """NaN is +inf, and an upper bound that overflowed downwards is the most negative number."""
+    return torch.nan_to_num(value, nan=torch.inf, posinf=torch.inf, neginf=torch.finfo(value.dtype).min)
+
+
+def _round_down(value: Tensor) -> Tensor:
+    return torch.nan_to_num(value, nan=-torch.inf, neginf=-torch.inf, posinf=torch.finfo(value.dtype).max)
+
+
+def _needs_constant(bl: Tensor, bu: Tensor) -> bool:
+    return not bool((torch.isfinite(bl).all() & torch.isfinite(bu).all()).item())
+
+
+def _or_constant(slope: Tensor, offset: Tensor, constant: Tensor) -> Box:
+    fine = torch.isfinite(offset) & torch.isfinite(slope)
+    return torch.where(fine, slope, 0.0), torch.where(fine, offset, constant)
+
+
+def _chord(left: Tensor, low: Tensor, right: Tensor, high: Tensor, otherwise: Tensor) -> Tensor:
+    """Slope of the chord, ``otherwise`` where the points coincide or it is not finite."""
+    slope = (high - low) / (right - left)
+    return torch.where((right > left) & torch.isfinite(slope), slope, otherwise)
+
+
+def _envelope_slope(
+    op: Univariate, p: Prepared, lower: Tensor, upper: Tensor, support: Callable, better: Callable
+) -> Tensor:
+    """Minimise the convex ``offset(k) + k m`` over k: cutting planes on two contact points around m.
+
+    The contact points left and right of the midpoint span the next slope; the step is exact when the
+    envelope is straight there, and Newton's when one contact point is an end. The tangent at m comes first.
+    """
+    middle = 0.5 * lower + 0.5 * upper
+    zero = torch.zeros_like(middle)
+    left, right = lower, upper
+    low, high = op.evaluate(p, lower) + zero, op.evaluate(p, upper) + zero
+    slope = _chord(left, low, right, high, zero)
+    if op.derivative is not None:
+        tangent = op.derivative(p, middle)
+        slope = torch.where(torch.isfinite(tangent), tangent, slope)
+    best, best_gap = slope, None
+    for _ in range(SEARCH_STEPS):
+        offset, point = support(op, p, slope, lower, upper)
+        gap = offset + slope * middle
+        if best_gap is None:
+            best_gap = gap
+        else:
+            take = better(gap, best_gap)
+            best, best_gap = torch.where(take, slope, best), torch.where(take, gap, best_gap)
+        value = offset + slope * point
+        beyond = point >= middle
+        right, high = torch.where(beyond, point, right), torch.where(beyond, value, high)
+        left, low = torch.where(beyond, left, point), torch.where(beyond, low, value)
+        slope = _chord(left, low, right, high, slope)
+    return torch.where((upper > lower) & torch.isfinite(best), best, zero)
+
+
+def _end_slope(
+    op: Univariate, p: Prepared, lower: Tensor, upper: Tensor, end: Tensor, support: Callable, reduce: Callable
+) -> Tensor:
+    """One-sided derivative of an envelope at ``end``: Newton steps, each a chord from the end."""
+    zero = torch.zeros_like(lower)
+    value = op.evaluate(p, end) + zero
+    slope = _chord(lower, op.evaluate(p, lower) + zero, upper, op.evaluate(p, upper) + zero, zero)
+    if op.derivative is not None:
+        tangent = op.derivative(p, end)
+        slope = torch.where(torch.isfinite(tangent), reduce(slope, tangent), slope)
+    for _ in range(6):
+        offset, point = support(op, p, slope, lower, upper)
+        step = (offset + slope * point - value) / (point - end)
+        slope = torch.where(torch.isfinite(step), reduce(slope, step), slope)
+    return slope
