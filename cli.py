@@ -45,7 +45,9 @@ def commands() -> None:
 @click.option("--memory", type=float, metavar="GB", help="Memory the process may use; default: what is free.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 @click.option("--witness", metavar="FILE", help="Write the witness of a sat verdict to FILE as well.")
-@click.option("--json", "json_file", metavar="FILE", help="Write verdict, reason, statistics, strategy, versions.")
+@click.option(
+    "--json", "json_file", metavar="FILE", help="Write verdict, reason, statistics, strategy, versions."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Log every stage to standard error.")
 def verify(
     network: str,
@@ -69,7 +71,13 @@ def verify(
 
     started = watchdog.process_start()
     options = Options(
-        timeout=timeout, started=started, device=device, threads=threads, memory=memory, seed=seed, verbose=verbose
+        timeout=timeout,
+        started=started,
+        device=device,
+        threads=threads,
+        memory=memory,
+        seed=seed,
+        verbose=verbose,
     )
     line = report.ProgressLine(sys.stderr, started, enabled=not verbose)
     try:
@@ -103,11 +111,15 @@ def inspect(network: str) -> None:
 
 @commands.command()
 @click.argument("source", metavar="FOLDER|instances.csv")
-@click.option("-o", "--output", required=True, metavar="results.csv", help="Appended to; rows in it are not run again.")
+@click.option(
+    "-o", "--output", required=True, metavar="results.csv", help="Appended to; rows in it are not run again."
+)
 @click.option("--timeout", type=float, help="Seconds per instance; default: what instances.csv says.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Instances at a time.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads of an instance; default: cores / jobs.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="CPU threads of an instance; default: cores / jobs."
+)
 @click.option("--memory", type=float, metavar="GB", help="Memory an instance may use.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--witnesses", metavar="DIR", help="Write the witness of every sat instance into DIR.")

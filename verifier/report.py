@@ -99,7 +99,9 @@ def _message(result: Result) -> Message:
     return _plain(message)
 
 
-def conclude(outcome: Outcome, network: str, property_path: str, options: Options, *, seconds: float) -> Answer:
+def conclude(
+    outcome: Outcome, network: str, property_path: str, options: Options, *, seconds: float
+) -> Answer:
     """The answer to an outcome. A run that did not answer is ``timeout`` or ``unknown``, never a proof."""
     message, detail, code, error = dict(outcome.message), "", ANSWERED, ""
     witness_text = message.pop("witness_text", "")
@@ -231,7 +233,9 @@ class ProgressLine:
             self._stream.flush()
 
 
-def deliver(answer: Answer, write: Callable[[str], object], *, witness: str | None, json_file: str | None) -> list[str]:
+def deliver(
+    answer: Answer, write: Callable[[str], object], *, witness: str | None, json_file: str | None
+) -> list[str]:
     """Print the verdict first, then write the files; what could not be written comes back as error lines."""
     errors = [answer.error] if answer.error else []
     try:

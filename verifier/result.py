@@ -44,5 +44,7 @@ class Result:
         if self.verdict not in VERDICTS:
             raise ValueError(f"Result got verdict={self.verdict!r}, expected one of {', '.join(VERDICTS)}")
         if (self.witness is not None) != (self.verdict == "sat"):
-            raise ValueError(f"Result got verdict={self.verdict!r} and witness={self.witness!r}: expected a witness "
-                             "exactly when the verdict is 'sat'")
+            raise ValueError(
+                f"Result got verdict={self.verdict!r} and witness={self.witness!r}: expected a witness "
+                "exactly when the verdict is 'sat'"
+            )

@@ -68,7 +68,12 @@ def process_start() -> float:
 
 
 def supervise(
-    work: Work, deadline: float, *, memory: float | None = None, watch: Watch | None = None, verbose: bool = False
+    work: Work,
+    deadline: float,
+    *,
+    memory: float | None = None,
+    watch: Watch | None = None,
+    verbose: bool = False,
 ) -> Outcome:
     """Run ``work(send)`` in a child process and say how it ended, at most ``GRACE`` seconds after ``deadline``.
 

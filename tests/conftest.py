@@ -1,0 +1,52 @@
+"""Guards of the whole test run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The repository, which is also the source of the package ``provenn``."""
+
+
+def second_copies() -> list[str]:
+    """Modules of the package that were imported under any name but ``provenn.*``.
+
+    The root of the repository is a package, so a tool that puts the root or its parent on ``sys.path``
+    imports modules twice: two classes of the same name then are not the same class.
+    """
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not file or name == "__main__" or name == "provenn" or name.startswith("provenn."):
+            continue
+        path = Path(file).resolve()
+        if ROOT not in path.parents or "site-packages" in path.parts:
+            continue
+        if path.relative_to(ROOT).parts[0] not in ("tests", "benchmarks", "vnnlib_examples", ".ci"):
+            found.append(f"{name} ({path})")
+    return found
+
+
+class _RootIsNoTestPackage:
+    """Collect the root of the repository as a folder: as the package it is, pytest would import it, under the
+    name of the checkout."""
+
+    @pytest.hookimpl
+    def pytest_collect_directory(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        return pytest.Dir.from_parent(parent, path=path) if path == ROOT else None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register as a plugin: a conftest's own hooks are not asked about folders above it."""
+    config.pluginmanager.register(_RootIsNoTestPackage())
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run if any module of the package was imported twice."""
+    if copies := second_copies():
+        print("\nmodules of provenn were imported under a second name:", *copies, sep="\n  ")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

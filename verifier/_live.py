@@ -1,0 +1,71 @@
+"""The bench on a terminal: rows scroll by, a bar and what is running stay at the bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from provenn.verifier.batch import Instance, Row, table
+
+COLOURS = {"unsat": "green", "sat": "cyan", "unknown": "yellow", "timeout": "yellow", "error": "red"}
+
+
+class LiveView:
+    """The bench's view for a terminal (see ``provenn.verifier.batch.View``)."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False)
+        self._live = Live(
+            get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True
+        )
+        self._running: dict[tuple[str, str], float] = {}
+        self._total = self._done = 0
+
+    def begin(self, instances: Sequence[Instance], done: Sequence[Row]) -> None:
+        """Start drawing."""
+        names = {(instance.category, *instance.names) for instance in instances}
+        self._total = len(names)
+        self._done = sum((row.category, row.network, row.property_path) in names for row in done)
+        if self._done:
+            self._console.print(
+                f"{self._done} of {self._total} instances are in the results already", style="dim"
+            )
+        self._live.start()
+
+    def started(self, instance: Instance) -> None:
+        """Show an instance as running."""
+        self._running[instance.names] = time.monotonic()
+
+    def finished(self, row: Row, error: str) -> None:
+        """Print its row above the bar."""
+        self._running.pop((row.network, row.property_path), None)
+        self._done += 1
+        line = Text.assemble((f"{row.verdict:8}", COLOURS.get(row.verdict, "")), f"{row.run_time:9.2f} s  ")
+        line.append(f"{row.network}  {row.property_path}")
+        self._console.print(line, overflow="ellipsis", no_wrap=True)
+        if error:
+            self._console.print(Text(f"        {error}", style="red"))
+
+    def end(self, rows: Sequence[Row]) -> None:
+        """Stop drawing and print the table of families."""
+        self._live.stop()
+        self._console.print(Text("\n".join(table(rows))))
+
+    def _render(self) -> Group:
+        bar = Table.grid(padding=(0, 1))
+        bar.add_row(
+            ProgressBar(total=max(1, self._total), completed=self._done, width=40),
+            f"{self._done}/{self._total}",
+        )
+        now = time.monotonic()
+        lines = [
+            Text(f"{now - start:9.1f} s  {network}  {property_path}", overflow="ellipsis", no_wrap=True)
+            for (network, property_path), start in list(self._running.items())
+        ]
+        return Group(*lines, bar)
