@@ -1,0 +1,205 @@
+"""Comparisons of a property as flat arrays, and the vectorised reader of the usual ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from fractions import Fraction
+
+import numpy as np
+
+from provenn.specs._literals import LiteralError, read_literals
+from provenn.specs._scan import Tokens
+from provenn.specs._source import Source
+
+LOWER, UPPER = 1, 2  # sides of an input bound, as flags; an equality has both
+LE, LT, GE, GT, EQ = 0, 1, 2, 3, 4
+OPERATIONS = {"<=": LE, "<": LT, ">=": GE, ">": GT, "=": EQ, "==": EQ}
+FLIPPED = np.array([GE, GT, LE, LT, EQ])
+
+
+@dataclass(frozen=True, eq=False)
+class Atoms:
+    """n comparisons, each a bound on one input or a row on the outputs.
+
+    Input bound: `variable` compares with `value` on `side` (flags LOWER, UPPER).
+    Output row: `sum coefficient * y[column] <= value` over the terms `term_start[a]:term_start[a+1]`; both
+    ways if `side` is LOWER | UPPER. `value` is the float64 nearest to the exact number, `exact` says whether
+    it is that number. `strict`: the comparison excludes equality (ignored for proofs, kept for witnesses).
+    `fractions`: exact right sides of rows written with arithmetic.
+    """
+
+    is_input: np.ndarray  # bool [n]
+    side: np.ndarray  # uint8 [n]
+    strict: np.ndarray  # bool [n]
+    variable: np.ndarray  # int32 [n], -1 for rows
+    value: np.ndarray  # float64 [n]
+    exact: np.ndarray  # bool [n]
+    term_start: np.ndarray  # int64 [n + 1]
+    column: np.ndarray  # int32 [terms]
+    coefficient: np.ndarray  # float64 [terms]
+    offset: np.ndarray  # [n] byte offset in the source
+    fractions: dict[int, Fraction]
+
+    def __len__(self) -> int:
+        return len(self.side)
+
+
+def join(first: Atoms, second: Atoms) -> Atoms:
+    """The atoms of `first`, then those of `second`."""
+    if not len(second):
+        return first
+    parts = {}
+    for field in fields(Atoms):
+        left, right = getattr(first, field.name), getattr(second, field.name)
+        if field.name == "term_start":
+            parts[field.name] = np.concatenate([left, right[1:] + left[-1]])
+        elif field.name == "fractions":
+            parts[field.name] = left | {atom + len(first): value for atom, value in right.items()}
+        else:
+            parts[field.name] = np.concatenate([left, right])
+    return Atoms(**parts)
+
+
+def read_variables(tokens: Tokens, which: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:
+    """(is an input: bool [n], index: int64 [n]) of tokens spelling X_k or Y_k."""
+    long = np.flatnonzero(tokens.length(which) > 11)
+    if long.size:
+        raise source.error(tokens.start[which[long[0]]], "expected a variable X_k or Y_k; mend the name")
+    characters = tokens.characters(which)
+    length = tokens.length(which)
+    is_input = characters[:, 0] == ord("X")
+    fits = (is_input | (characters[:, 0] == ord("Y"))) & (length > 2)
+    if characters.shape[1] > 1:
+        fits &= characters[:, 1] == ord("_")
+    index = np.zeros(len(which), np.int64)
+    for column in range(2, characters.shape[1]):
+        digit = characters[:, column].astype(np.int64) - ord("0")
+        inside = length > column
+        fits &= ~inside | ((digit >= 0) & (digit <= 9))
+        index = np.where(inside, index * 10 + digit, index)
+    wrong = np.flatnonzero(~fits)
+    if wrong.size:
+        raise source.error(tokens.start[which[wrong[0]]], "expected a variable X_k or Y_k; mend the name")
+    return is_input, index
+
+
+def operations(tokens: Tokens, which: np.ndarray) -> np.ndarray:
+    """int8 [n]: LE, LT, GE, GT or EQ for tokens that are comparison signs, -1 for others."""
+    code = np.full(len(which), -1, np.int8)
+    length = tokens.length(which)
+    first = tokens.text[tokens.start[which]]
+    second = tokens.text[tokens.start[which] + 1]
+    one, two = length == 1, (length == 2) & (second == ord("="))
+    code[two & (first == ord("<"))] = LE
+    code[one & (first == ord("<"))] = LT
+    code[two & (first == ord(">"))] = GE
+    code[one & (first == ord(">"))] = GT
+    code[(one | two) & (first == ord("="))] = EQ
+    return code
+
+
+def read_atoms(
+    tokens: Tokens, opening: np.ndarray, operation: np.ndarray, counts: tuple[int, int], source: Source
+) -> Atoms:
+    """Atoms `( op a b )` whose operands are a variable or a number.
+
+    opening: tokens of the parentheses; operation: their codes; counts: declared inputs and outputs.
+    """
+    left, right = opening + 2, opening + 3
+    is_variable = [_starts_as_variable(tokens, side) for side in (left, right)]
+    is_input = [np.zeros(len(opening), bool) for _ in range(2)]
+    index = [np.zeros(len(opening), np.int64) for _ in range(2)]
+    for side, which in enumerate((left, right)):
+        here = np.flatnonzero(is_variable[side])
+        is_input[side][here], index[side][here] = read_variables(tokens, which[here], source)
+        _check_declared(tokens, which[here], is_input[side][here], index[side][here], counts, source)
+    value, exact = np.zeros(len(opening)), np.ones(len(opening), bool)
+    number_left, number_right = ~is_variable[0] & is_variable[1], is_variable[0] & ~is_variable[1]
+    _check_shapes(tokens, opening, is_variable, is_input, source)
+    try:
+        for numeric, which in ((number_left, left), (number_right, right)):
+            here = np.flatnonzero(numeric)
+            value[here], exact[here] = read_literals(tokens, which[here])
+    except LiteralError as error:
+        raise source.error(tokens.start[error.token], str(error)) from None
+
+    operation = np.where(number_left, FLIPPED[operation], operation)
+    bound_input = np.where(number_left, is_input[1], is_input[0])
+    variable = np.where(number_left, index[1], index[0])
+    greater = (operation == GE) | (operation == GT)
+    equal = operation == EQ
+    both = is_variable[0] & is_variable[1]
+    sign = np.where(greater, -1.0, 1.0)
+    side = np.where(greater & bound_input, LOWER, UPPER).astype(np.uint8)
+    side[equal] = LOWER | UPPER
+    term_count = np.where(bound_input, 0, np.where(both, 2, 1))
+    term_start = np.concatenate([[0], np.cumsum(term_count)])
+    column = np.zeros(term_start[-1], np.int32)
+    coefficient = np.zeros(term_start[-1])
+    row = ~bound_input
+    column[term_start[:-1][row]] = variable[row]
+    coefficient[term_start[:-1][row]] = sign[row]
+    second = term_start[:-1][both] + 1
+    column[second] = index[1][both]
+    coefficient[second] = -sign[both]
+    same = np.flatnonzero(both & (index[0] == index[1]))  # Y_i <= Y_i: its terms cancel
+    coefficient[term_start[same]] = coefficient[term_start[same] + 1] = 0.0
+    return Atoms(
+        is_input=bound_input,
+        side=side,
+        strict=(operation == LT) | (operation == GT),
+        variable=np.where(bound_input, variable, -1).astype(np.int32),
+        value=np.where(row & greater, -value, value) + 0.0,
+        exact=exact,
+        term_start=term_start,
+        column=column,
+        coefficient=coefficient,
+        offset=tokens.start[opening],
+        fractions={},
+    )
+
+
+def _starts_as_variable(tokens: Tokens, which: np.ndarray) -> np.ndarray:
+    first = tokens.text[tokens.start[which]]
+    return (first >= ord("A")) & (first != ord("_"))  # letters; numbers start with a digit, sign or point
+
+
+def _check_declared(
+    tokens: Tokens,
+    which: np.ndarray,
+    is_input: np.ndarray,
+    index: np.ndarray,
+    counts: tuple[int, int],
+    source: Source,
+) -> None:
+    wrong = np.flatnonzero(index >= np.where(is_input, *counts))
+    if wrong.size:
+        token = int(which[wrong[0]])
+        raise undeclared(tokens, token, bool(is_input[wrong[0]]), counts, source)
+
+
+def undeclared(tokens: Tokens, token: int, is_input: bool, counts: tuple[int, int], source: Source) -> Exception:
+    letter, count = ("X", counts[0]) if is_input else ("Y", counts[1])
+    declared = f"{letter}_0 to {letter}_{count - 1} are" if count else f"no {letter} is"
+    return source.error(
+        tokens.start[token], f"{tokens.word(token)} is not declared ({declared}); declare it or mend the index"
+    )
+
+
+def _check_shapes(
+    tokens: Tokens, opening: np.ndarray, is_variable: list, is_input: list, source: Source
+) -> None:
+    neither = ~is_variable[0] & ~is_variable[1]
+    related = is_variable[0] & is_variable[1] & (is_input[0] | is_input[1])
+    wrong = np.flatnonzero(neither | related)
+    if not wrong.size:
+        return
+    first = wrong[0]
+    if neither[first]:
+        message = "compares two numbers; expected a variable on one side"
+    else:
+        message = (
+            "relates an input to another variable; supported: an input and a number, "
+            "or outputs and numbers"
+        )
+    raise source.error(tokens.start[opening[first]], message)
