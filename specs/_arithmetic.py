@@ -31,7 +31,9 @@ def read_expression(
             name = tokens.word(place + 1) if kinds[position + 1] == WORD else None
             if name not in ("+", "-", "*"):
                 shown = "'('" if name is None else repr(name)
-                raise source.error(tokens.start[place], f"unknown arithmetic operator {shown}; supported: + - *")
+                raise source.error(
+                    tokens.start[place], f"unknown arithmetic operator {shown}; supported: + - *"
+                )
             stack.append((name, place, []))
             position += 2
             continue
@@ -43,7 +45,9 @@ def read_expression(
                 raise source.error(tokens.start[opened], f"({name}) is empty; give it operands")
             value = _apply(name, operands)
             if value is None:
-                raise source.error(tokens.start[opened], "a product of variables is not linear; not supported")
+                raise source.error(
+                    tokens.start[opened], "a product of variables is not linear; not supported"
+                )
         else:
             raise source.error(tokens.start[place], "expected a number, a variable or an expression")
         position += 1
@@ -82,7 +86,7 @@ def _apply(name: str, operands: list[Linear]) -> Linear | None:
     if name == "-" and len(operands) == 1:
         signs = [-1]
     total = dict(operands[0]) if signs[0] == 1 else {key: -value for key, value in operands[0].items()}
-    for sign, operand in zip(signs[1:], operands[1:]):
+    for sign, operand in zip(signs[1:], operands[1:], strict=True):
         for key, value in operand.items():
             total[key] = total.get(key, Fraction(0)) + sign * value
     return total

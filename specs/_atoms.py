@@ -178,11 +178,14 @@ def _check_declared(
         raise undeclared(tokens, token, bool(is_input[wrong[0]]), counts, source)
 
 
-def undeclared(tokens: Tokens, token: int, is_input: bool, counts: tuple[int, int], source: Source) -> Exception:
+def undeclared(
+    tokens: Tokens, token: int, is_input: bool, counts: tuple[int, int], source: Source
+) -> Exception:
     letter, count = ("X", counts[0]) if is_input else ("Y", counts[1])
     declared = f"{letter}_0 to {letter}_{count - 1} are" if count else f"no {letter} is"
     return source.error(
-        tokens.start[token], f"{tokens.word(token)} is not declared ({declared}); declare it or mend the index"
+        tokens.start[token],
+        f"{tokens.word(token)} is not declared ({declared}); declare it or mend the index",
     )
 
 
@@ -199,7 +202,6 @@ def _check_shapes(
         message = "compares two numbers; expected a variable on one side"
     else:
         message = (
-            "relates an input to another variable; supported: an input and a number, "
-            "or outputs and numbers"
+            "relates an input to another variable; supported: an input and a number, or outputs and numbers"
         )
     raise source.error(tokens.start[opening[first]], message)

@@ -58,7 +58,9 @@ def _runs(
     """
     atoms = query.atoms
     # strict before others at equal values: any fixed order of all that matters makes equal lists comparable
-    order = np.lexsort((atom, atoms.strict[atom], atoms.value[atom], atoms.side[atom], atoms.variable[atom], owner))
+    order = np.lexsort(
+        (atom, atoms.strict[atom], atoms.value[atom], atoms.side[atom], atoms.variable[atom], owner)
+    )
     owner, atom = owner[order], atom[order]
     size = np.bincount(owner, minlength=count)
     same_size = np.zeros(count, bool)
@@ -101,7 +103,9 @@ def _fill(
             results.append(values)
     outward, witness = results[0], results[1].astype(query.element_type)
     changed = np.ones(boxes, bool)
-    changed[1:] = (outward[1:] != outward[:-1]).any(axis=(1, 2)) | (witness[1:] != witness[:-1]).any(axis=(1, 2))
+    changed[1:] = (outward[1:] != outward[:-1]).any(axis=(1, 2)) | (witness[1:] != witness[:-1]).any(
+        axis=(1, 2)
+    )
     leaders = np.flatnonzero(changed & ~empty)
     number = np.cumsum(changed & ~empty) - 1
     number = np.where(empty, -1, number)

@@ -37,7 +37,9 @@ def read_bytes(path: str | Path) -> bytes:
     except IsADirectoryError:
         raise InputError(f"{path}: is a directory, expected a file; name a file in it") from None
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror or error}); check its permissions"
+        ) from None
     if not data.startswith(_GZIP_MAGIC):
         return data
     try:

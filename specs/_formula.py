@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Table:
 class Product:
     """Conjunction of formulas."""
 
-    children: tuple["Formula", ...]
+    children: tuple[Formula, ...]
     count: int
 
 
@@ -41,12 +41,12 @@ class Product:
 class Sum:
     """Disjunction of formulas; `first[i]` is the number of child i's first clause."""
 
-    children: tuple["Formula", ...]
+    children: tuple[Formula, ...]
     count: int
     first: np.ndarray = field(repr=False)  # [children], object where the numbers exceed int64
 
 
-Formula = Union[Table, Product, Sum]
+Formula = Table | Product | Sum
 
 
 def conjunction(atoms: list[int] | np.ndarray) -> Table:
@@ -167,7 +167,9 @@ def holds(formula: Formula, truth: np.ndarray) -> bool:
 Bounds = tuple[np.ndarray, np.ndarray]  # sorted keys, one value per key
 
 
-def hull(formula: Formula, bounds: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]) -> Bounds:
+def hull(
+    formula: Formula, bounds: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+) -> Bounds:
     """Upper bounds that hold in every clause, per key; a product's factors are taken independently.
 
     `bounds(atoms)` gives (position in `atoms`, key, value): in a clause the smallest value of a key holds.
@@ -200,7 +202,7 @@ def hull(formula: Formula, bounds: Callable[[np.ndarray], tuple[np.ndarray, np.n
 
 def _common(keys: np.ndarray, values: np.ndarray, needed: int) -> Bounds:
     """The largest value per key (sorted), of the keys that occur `needed` times."""
-    unique, count = np.unique(keys, return_counts=True)
+    _, count = np.unique(keys, return_counts=True)
     keys, values = _per_key(keys, values, np.maximum)
     return keys[count == needed], values[count == needed]
 

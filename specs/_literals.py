@@ -89,7 +89,7 @@ def _convert(text: np.ndarray, which: np.ndarray) -> np.ndarray:
     try:
         return text.astype(np.float64)
     except ValueError:
-        for token, one in zip(which, text):
+        for token, one in zip(which, text, strict=True):
             try:
                 float(one)
             except ValueError:

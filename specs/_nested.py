@@ -110,9 +110,13 @@ def _close(stack: list, root: _Members, tokens: Tokens, source: Source) -> None:
     members, operator, place, size = stack.pop()
     added = members.size - size
     if added == 0:
-        raise source.error(tokens.start[place], f"({_NAMES[operator]}) is empty; give it an operand or remove it")
+        raise source.error(
+            tokens.start[place], f"({_NAMES[operator]}) is empty; give it an operand or remove it"
+        )
     if operator == ASSERT and added != 1:
-        raise source.error(tokens.start[place], f"assert takes one operand, got {added}; join them by (and ..)")
+        raise source.error(
+            tokens.start[place], f"assert takes one operand, got {added}; join them by (and ..)"
+        )
     parent = stack[-1][0] if stack else root
     if parent is members:
         members.size = size + 1  # one operand of the statement around it

@@ -249,13 +249,15 @@ class Query:
         truth[atoms.side == LOWER | UPPER] = (value == right)[atoms.side == LOWER | UPPER]
         for atom, exact_right in atoms.fractions.items():
             terms = slice(atoms.term_start[atom], atoms.term_start[atom + 1])
-            left = sum(
-                (Fraction(c) * Fraction(v) for c, v in zip(atoms.coefficient[terms], y[atoms.column[terms]])),
-                Fraction(0),
-            )
+            pairs = zip(atoms.coefficient[terms], y[atoms.column[terms]], strict=True)
+            left = sum((Fraction(c) * Fraction(v) for c, v in pairs), Fraction(0))
             equal = atoms.side[atom] == LOWER | UPPER
             truth[atom] = (
-                left == exact_right if equal else left < exact_right if atoms.strict[atom] else left <= exact_right
+                left == exact_right
+                if equal
+                else left < exact_right
+                if atoms.strict[atom]
+                else left <= exact_right
             )
         return truth
 

@@ -7,12 +7,12 @@ remains, usually a handful of tokens, goes through a small parser with an explic
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from provenn.specs._atoms import Atoms, operations, read_atoms, read_variables
+from provenn.specs._atoms import operations, read_atoms, read_variables
 from provenn.specs._files import read_bytes, resolve
 from provenn.specs._formula import Table
 from provenn.specs._nested import read_rest
@@ -61,13 +61,11 @@ def parse_query(
         raise source.error(0, "the property is empty; expected declarations and assertions")
     _check_parentheses(tokens, source)
     declared, triples, operation, counts = _declarations(tokens, source)
-    for letter, kind, expected, count in zip(
-        "XY", ("inputs", "outputs"), (input_count, output_count), counts
-    ):
+    for kind, expected, count in (("inputs", input_count, counts[0]), ("outputs", output_count, counts[1])):
         if expected is not None and expected != count:
             raise source.error(
                 0,
-                f"the property declares {count} {kind} ({letter}_0 ..), the network has {expected}; "
+                f"the property declares {count} {kind}, the network has {expected}; "
                 "is this property for another network?",
             )
     atoms = read_atoms(tokens, triples, operation, counts, source)
@@ -87,7 +85,8 @@ def _check_parentheses(tokens: Tokens, source: Source) -> None:
         zero = np.flatnonzero(depth == 0)
         opened = int(zero[-1]) + 1 if zero.size else 0
         raise source.error(
-            tokens.start[opened], f"this statement is not closed ({depth[-1]} ')' missing at the end of the file)"
+            tokens.start[opened],
+            f"this statement is not closed ({depth[-1]} ')' missing at the end of the file)",
         )
 
 
@@ -137,7 +136,8 @@ def _check_contiguous(
         if index[at] < expected:
             raise source.error(tokens.start[which[at]], f"{letter}_{index[at]} is declared twice")
         raise source.error(
-            tokens.start[which[at]], f"{letter}_{index[at]} is declared, {letter}_{expected} is not; declare it"
+            tokens.start[which[at]],
+            f"{letter}_{index[at]} is declared, {letter}_{expected} is not; declare it",
         )
     return len(index)
 
@@ -169,7 +169,9 @@ def _fold_groups(stream: Stream, word: int, result: int) -> Stream:
     if result == TABLE:
         member |= kind == CONJUNCTION
     outside = np.flatnonzero(~member)
-    opening = np.flatnonzero((kind[:-1] == OPEN) & (kind[1:] == word)) if kind.size > 1 else np.zeros(0, np.int64)
+    opening = (
+        np.flatnonzero((kind[:-1] == OPEN) & (kind[1:] == word)) if kind.size > 1 else np.zeros(0, np.int64)
+    )
     slot = np.searchsorted(outside, opening + 2)
     opening, slot = opening[slot < len(outside)], slot[slot < len(outside)]
     closing = outside[slot]
@@ -215,9 +217,7 @@ def _tables(stream: Stream, entries: np.ndarray, bounds: np.ndarray) -> list[Tab
         ends = np.cumsum(length)
         offset = np.arange(ends[-1]) - np.repeat(ends - length, length)
         atoms[within] = groups.atoms[np.repeat(groups.start[reference[compound]], length) + offset]
-    return [
-        Table(start[a : b + 1] - start[a], atoms[start[a] : start[b]]) for a, b in zip(bounds[:-1], bounds[1:])
-    ]
+    return [Table(start[a : b + 1] - start[a], atoms[start[a] : start[b]]) for a, b in pairwise(bounds)]
 
 
 def _plain_assertions(stream: Stream) -> tuple[np.ndarray, Stream]:

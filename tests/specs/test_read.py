@@ -45,7 +45,10 @@ def test_single_clause():
 
 
 def test_rounding_covers_decimal_and_element():
-    query = parse("(assert (<= Y_0 0.1))", "(assert (>= X_0 0.1)) (assert (<= X_0 0.1)) (assert (>= X_1 0)) (assert (<= X_1 .5))")
+    query = parse(
+        "(assert (<= Y_0 0.1))",
+        "(assert (>= X_0 0.1)) (assert (<= X_0 0.1)) (assert (>= X_1 0)) (assert (<= X_1 .5))",
+    )
     lower, upper = query.input_box
     nearest = float(np.float32(0.1))  # above 0.1
     assert lower[0] == np.nextafter(0.1, 0) and upper[0] == nearest
