@@ -1,0 +1,8 @@
+"""The graph of tensor values: read it from ONNX, evaluate it, describe it."""
+
+from provenn.bounds.graph._evaluate import Evaluator as Evaluator
+from provenn.bounds.graph._evaluate import evaluate as evaluate
+from provenn.bounds.graph._evaluate import evaluator as evaluator
+from provenn.bounds.graph._graph import Graph as Graph
+from provenn.bounds.graph._graph import Node as Node
+from provenn.bounds.graph._onnx import read_onnx as read_onnx

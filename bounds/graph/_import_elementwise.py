@@ -1,0 +1,364 @@
+"""Imports elementwise arithmetic, activations, comparisons, selection and casts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+
+import numpy as np
+
+from provenn.bounds.graph import _constants as constants
+from provenn.bounds.graph._application import Application
+from provenn.bounds.graph._builder import Operand, Value, positions
+from provenn.bounds.graph._constants import Constant
+
+TYPES = {1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 9: "bool",
+         10: "float32", 11: "float64", 12: "uint32", 13: "uint64", 16: "float32"}  # fmt: skip
+"""numpy names of ONNX element types; half precision is computed as float32."""
+
+
+def is_integer(operand: Operand) -> bool:
+    return np.dtype(operand.scalar_type).kind in "iub"
+
+
+def _broadcastable(op: Application) -> None:
+    shapes = [operand.shape for operand in op.operands()]
+    try:
+        np.broadcast_shapes(*shapes)
+    except ValueError:
+        op.fail(f"its operands have shapes {[list(shape) for shape in shapes]}, which do not broadcast")
+
+
+# ---------------------------------------------------------------------------------------- arithmetic
+
+
+def import_add(op: Application) -> list[Operand]:
+    _broadcastable(op)
+    fixed = [x for x in op.operands() if isinstance(x, Constant)]
+    moving = [x for x in op.operands() if isinstance(x, Value)]
+    if not moving:
+        return [reduce(constants.add, fixed)]
+    b = op.builder
+    shape = np.broadcast_shapes(*(x.shape for x in moving))
+    total = moving[0]
+    if len(moving) > 1:
+        total = b.emit("add", [b.broadcast(x, shape) for x in moving], shape)
+    return [b.affine(total, shift=reduce(constants.add, fixed)) if fixed else total]
+
+
+def import_sub(op: Application) -> list[Operand]:
+    _broadcastable(op)
+    x, y, b = op.operand(0), op.operand(1), op.builder
+    if isinstance(x, Value) and isinstance(y, Value):
+        return [b.binary("sub", x, y)]
+    if isinstance(x, Value):
+        assert isinstance(y, Constant)
+        return [b.affine(x, shift=constants.negate(y))]
+    if isinstance(y, Value):
+        return [b.affine(y, scale=constants.scalar(-1.0), shift=x)]
+    return [constants.subtract(x, y)]
+
+
+def import_mul(op: Application) -> list[Operand]:
+    _broadcastable(op)
+    x, y, b = op.operand(0), op.operand(1), op.builder
+    if isinstance(x, Value) and isinstance(y, Value):
+        if x.index == y.index:
+            return [b.unary("pow", x, exponent=2.0)]
+        return [b.binary("mul", x, y)]
+    if isinstance(x, Value):
+        assert isinstance(y, Constant)
+        return [b.affine(x, scale=y)]
+    if isinstance(y, Value):
+        return [b.affine(y, scale=x)]
+    return [constants.multiply(x, y)]
+
+
+def import_div(op: Application) -> list[Operand]:
+    _broadcastable(op)
+    x, y, b = op.operand(0), op.operand(1), op.builder
+    if isinstance(y, Constant) and not y.array.all():
+        op.fail("divides by a constant zero")
+    if is_integer(x):
+        quotient = b.binary("div", b.value(x), b.value(y))
+        return [b.unary("cast", quotient, x.scalar_type, to=x.scalar_type)]
+    if isinstance(y, Constant):
+        if isinstance(x, Constant):
+            return [constants.divide(x, y)]
+        return [b.affine(x, scale=constants.divide(constants.scalar(1.0), y))]
+    if isinstance(x, Constant):
+        return [b.affine(b.unary("reciprocal", y), scale=x)]
+    return [b.binary("div", x, y)]
+
+
+def import_neg(op: Application) -> list[Operand]:
+    x = op.operand(0)
+    return [constants.negate(x) if isinstance(x, Constant) else op.builder.negate(x)]
+
+
+def import_sqrt(op: Application) -> list[Operand]:
+    x = op.operand(0)
+    return [constants.square_root(x) if isinstance(x, Constant) else op.builder.unary("sqrt", x)]
+
+
+def import_pow(op: Application) -> list[Operand]:
+    """Powers with one constant exponent; a constant base b is exp(x log b)."""
+    _broadcastable(op)
+    x, y, b = op.operand(0), op.operand(1), op.builder
+    if isinstance(y, Value):
+        base = op.constant(0, "base where the exponent is variable")
+        if base.array.size != 1 or float(base.array.reshape(())) <= 0:
+            op.unsupported("base and exponent vary", "re-export with a constant exponent")
+        logarithm = np.log(np.float64(op.scalar(base, "base")))
+        scale = Constant(np.asarray(logarithm), np.asarray(logarithm), np.abs(np.asarray(logarithm)) * 2.0**-50)
+        return [b.unary("exp", b.affine(y, scale=scale))]
+    x = b.broadcast(b.value(x), np.broadcast_shapes(x.shape, y.shape))
+    if y.array.size == 0 or (y.array != y.array.flat[0]).any() or y.radius is not None:
+        op.unsupported("its exponents differ", "split the tensor by exponent")
+    exponent = float(y.array.flat[0])
+    if exponent == 1.0:
+        return [x]
+    simple = {0.5: "sqrt", -1.0: "reciprocal"}.get(exponent)
+    return [b.unary(simple, x) if simple else b.unary("pow", x, exponent=exponent)]
+
+
+def import_mod(op: Application) -> list[Operand]:
+    op.unsupported("a remainder of variable operands", "re-export without Mod")
+
+
+# ---------------------------------------------------------------------------------------- activations
+
+
+def _plain(operator: str) -> Callable[[Application], list[Operand]]:
+    def handler(op: Application) -> list[Operand]:
+        return [op.builder.unary(operator, op.variable())]
+
+    return handler
+
+
+def _number(value: float) -> np.ndarray:
+    """An attribute that the file stores in float32, as the exact float64 of the same value."""
+    return np.asarray(float(np.float32(value)))
+
+
+def import_leaky_relu(op: Application) -> list[Operand]:
+    return [op.builder.unary("leaky_relu", op.variable(), slope=_number(op.attribute("alpha", 0.01)))]
+
+
+def import_prelu(op: Application) -> list[Operand]:
+    x, slope = op.variable(), op.constant(1, "slope")
+    if np.broadcast_shapes(x.shape, slope.shape) != x.shape:
+        op.fail(f"its slope of shape {list(slope.shape)} does not fit {list(x.shape)}")
+    return [op.builder.unary("prelu", x, slope=slope.value)]
+
+
+def import_elu(op: Application) -> list[Operand]:
+    return [op.builder.unary("elu", op.variable(), alpha=_number(op.attribute("alpha", 1.0)))]
+
+
+def import_celu(op: Application) -> list[Operand]:
+    """max(0, x) + min(0, alpha (exp(x / alpha) - 1)) = alpha elu(x / alpha)."""
+    alpha = Constant(_number(op.attribute("alpha", 1.0)))
+    inner = op.builder.affine(op.variable(), scale=constants.divide(constants.scalar(1.0), alpha))
+    return [op.builder.affine(op.builder.unary("elu", inner, alpha=np.asarray(1.0)), scale=alpha)]
+
+
+def import_selu(op: Application) -> list[Operand]:
+    alpha, gamma = op.attribute("alpha", 1.67326319217681884765625), op.attribute("gamma", 1.05070102214813232421875)
+    inner = op.builder.unary("elu", op.variable(), alpha=_number(alpha))
+    return [op.builder.affine(inner, scale=Constant(_number(gamma)))]
+
+
+def import_hard_sigmoid(op: Application) -> list[Operand]:
+    alpha, beta = op.attribute("alpha", 0.2), op.attribute("beta", 0.5)
+    return [_hard_sigmoid(op, op.variable(), _number(alpha), _number(beta))]
+
+
+def _hard_sigmoid(op: Application, x: Value, alpha: np.ndarray, beta: np.ndarray) -> Value:
+    """clip(alpha x + beta, 0, 1)."""
+    inner = op.builder.affine(x, Constant(alpha), Constant(beta))
+    return op.builder.unary("clip", inner, lower=np.asarray(0.0), upper=np.asarray(1.0))
+
+
+def import_hard_swish(op: Application) -> list[Operand]:
+    x = op.variable()
+    return [op.builder.binary("mul", x, _hard_sigmoid(op, x, np.asarray(np.float32(1 / 6)), np.asarray(0.5)))]
+
+
+def import_gelu(op: Application) -> list[Operand]:
+    """The erf form is one operator; the tanh form is spelled out."""
+    x, b = op.variable(), op.builder
+    if op.attribute("approximate", "none") == "none":
+        return [b.unary("gelu", x)]
+    cubic = b.affine(b.unary("pow", x, exponent=3.0), scale=constants.scalar(0.044715))
+    inner = b.scaled(b.binary("add", x, cubic), float(np.sqrt(2 / np.pi)))
+    half = b.affine(b.unary("tanh", inner), constants.scalar(0.5), constants.scalar(0.5))
+    return [b.binary("mul", x, half)]
+
+
+def import_softsign(op: Application) -> list[Operand]:
+    """x / (1 + |x|)."""
+    x, b = op.variable(), op.builder
+    return [b.binary("div", x, b.affine(b.unary("abs", x), shift=constants.scalar(1.0)))]
+
+
+def import_mish(op: Application) -> list[Operand]:
+    """x tanh(softplus(x))."""
+    x, b = op.variable(), op.builder
+    return [b.binary("mul", x, b.unary("tanh", b.unary("softplus", x)))]
+
+
+def import_ceil(op: Application) -> list[Operand]:
+    b = op.builder
+    return [b.negate(b.unary("floor", b.negate(op.variable())))]
+
+
+# ---------------------------------------------------------------------------------------- max, min, clip
+
+
+def _bounded(op: Application, x: Value, lower: Operand | None, upper: Operand | None) -> Value:
+    """max with ``lower`` and then min with ``upper``, each constant or variable."""
+    b = op.builder
+    for limit, sign in ((lower, 1.0), (upper, -1.0)):
+        if limit is None:
+            continue
+        if isinstance(limit, Value):
+            x = b.binary("max" if sign > 0 else "min", x, limit)
+            continue
+        array = limit.value
+        if array.size and (array == array.flat[0]).all() and limit.radius is None:
+            x = b.broadcast(x, np.broadcast_shapes(x.shape, limit.shape))
+            edge = float(array.flat[0])
+            if abs(edge) >= float(np.finfo(np.float32).max):
+                continue  # older opsets write "no limit" as the largest float32
+            if edge == 0.0 and sign > 0:
+                x = b.unary("relu", x)
+            else:
+                x = b.unary("clip", x, **{"lower" if sign > 0 else "upper": np.asarray(edge)})
+            continue
+        # max(x, c) = c + relu(x - c); min(x, c) = c - relu(c - x).
+        shifted = b.affine(x, constants.scalar(sign), limit if sign < 0 else constants.negate(limit))
+        x = b.affine(b.unary("relu", shifted), constants.scalar(sign), limit)
+    return x
+
+
+def _merge_clip(op: Application, x: Value) -> Value:
+    """Two consecutive one-sided clips with lower <= upper are one operator with one tight relaxation."""
+    b = op.builder
+    outer = b.node(x)
+    if outer.operator != "clip" or "upper" not in outer.attributes or "lower" in outer.attributes:
+        return x
+    inner = b.nodes[outer.inputs[0]]
+    if inner.operator == "relu":
+        low = np.asarray(0.0)
+    elif inner.operator == "clip" and "upper" not in inner.attributes:
+        low = inner.attributes["lower"]
+    else:
+        return x
+    if low > outer.attributes["upper"]:
+        return x
+    source = Value(inner.inputs[0], b.nodes[inner.inputs[0]].shape, x.scalar_type)
+    return b.unary("clip", source, lower=low, upper=outer.attributes["upper"])
+
+
+def import_clip(op: Application) -> list[Operand]:
+    def limit(position: int, name: str) -> Operand | None:
+        if op.version >= 11:
+            return op.operand(position) if op.has(position) else None
+        return Constant(_number(op.attribute(name))) if name in op.attributes else None
+
+    x = _bounded(op, op.variable(), limit(1, "min"), limit(2, "max"))
+    return [_merge_clip(op, x)]
+
+
+def import_max_min(op: Application) -> list[Operand]:
+    _broadcastable(op)
+    operator, fold = ("max", np.maximum) if op.operator == "Max" else ("min", np.minimum)
+    fixed = [x for x in op.operands() if isinstance(x, Constant)]
+    moving = [x for x in op.operands() if isinstance(x, Value)]
+    merged = None
+    if fixed:
+        if any(x.radius is not None for x in fixed):
+            moving += [op.builder.constant(x) for x in fixed]
+        else:
+            merged = Constant(reduce(fold, [x.array for x in fixed]), reduce(fold, [x.value for x in fixed]))
+    if not moving:
+        assert merged is not None
+        return [merged]
+    total = reduce(lambda x, y: op.builder.binary(operator, x, y), moving)
+    if merged is not None:
+        merged = Constant(merged.array) if np.array_equal(merged.array, merged.value) else merged
+        total = _bounded(op, total, merged, None) if operator == "max" else _bounded(op, total, None, merged)
+    return [_merge_clip(op, total)]
+
+
+# ---------------------------------------------------------------------------------------- logic, casts
+
+
+def import_comparison(op: Application) -> list[Operand]:
+    _broadcastable(op)
+    x, y = op.variable(0), op.variable(1)
+    name = op.operator
+    if name.startswith("Greater"):
+        x, y, name = y, x, name.replace("Greater", "Less")
+    operator = {"Equal": "equal", "Less": "less", "LessOrEqual": "less_or_equal"}[name]
+    return [op.builder.binary(operator, x, y, "bool")]
+
+
+def import_logic(op: Application) -> list[Operand]:
+    """On values that are 0 or 1: and is min, or is max, xor is |x - y|, not is 1 - x."""
+    b, x = op.builder, op.variable(0)
+    if op.operator == "Not":
+        return [b.affine(x, constants.scalar(-1.0), constants.scalar(1.0))]
+    if op.operator == "Xor":
+        return [b.unary("abs", b.binary("sub", x, op.variable(1)))]
+    return [b.binary("min" if op.operator == "And" else "max", x, op.variable(1))]
+
+
+def import_where(op: Application) -> list[Operand]:
+    _broadcastable(op)
+    condition, x, y, b = op.operand(0), op.operand(1), op.operand(2), op.builder
+    shape = np.broadcast_shapes(condition.shape, x.shape, y.shape)
+    if isinstance(condition, Constant):
+        first = np.broadcast_to(positions(x.shape), shape)
+        second = np.broadcast_to(positions(y.shape), shape) + int(np.prod(x.shape, dtype=np.int64))
+        return [b.assemble([x, y], np.where(np.broadcast_to(condition.array.astype(bool), shape), first, second))]
+    if isinstance(x, Constant) and isinstance(y, Constant):
+        return [b.affine(b.broadcast(condition, shape), constants.subtract(x, y), y)]
+    parts = [b.broadcast(b.value(part), shape) for part in (condition, x, y)]
+    return [b.emit("where", parts, shape, x.scalar_type)]
+
+
+def import_cast(op: Application) -> list[Operand]:
+    """Between floats nothing happens to the real value; to integers the fraction is dropped."""
+    number = int(op.required("to"))
+    to = TYPES.get(number)
+    if to is None:
+        op.unsupported(f"a cast to element type {number}", "re-export with float, int64 or bool")
+    x = op.operand(0)
+    if isinstance(x, Constant):
+        with np.errstate(all="ignore"):
+            return [Constant(x.array.astype(to))]
+    kind, source = np.dtype(to).kind, np.dtype(x.scalar_type).kind
+    if kind == "b" and source != "b":
+        return [op.builder.unary("cast", x, "bool", to="bool")]
+    if kind in "iu" and source == "f":
+        return [op.builder.unary("cast", x, to, to=to)]
+    return [Value(x.index, x.shape, to)]
+
+
+HANDLERS = {
+    "Add": import_add, "Sum": import_add, "Sub": import_sub, "Mul": import_mul, "Div": import_div,
+    "Neg": import_neg, "Sqrt": import_sqrt, "Pow": import_pow, "Mod": import_mod,
+    "Relu": _plain("relu"), "Abs": _plain("abs"), "Sign": _plain("sign"), "Floor": _plain("floor"),
+    "Ceil": import_ceil, "Round": _plain("round"), "Sigmoid": _plain("sigmoid"), "Tanh": _plain("tanh"),
+    "Exp": _plain("exp"), "Log": _plain("log"), "Reciprocal": _plain("reciprocal"), "Sin": _plain("sin"),
+    "Cos": _plain("cos"), "Tan": _plain("tan"), "Atan": _plain("atan"), "Erf": _plain("erf"),
+    "Softplus": _plain("softplus"), "Softsign": import_softsign, "Mish": import_mish, "Gelu": import_gelu,
+    "LeakyRelu": import_leaky_relu, "PRelu": import_prelu, "Elu": import_elu, "Celu": import_celu,
+    "Selu": import_selu, "HardSigmoid": import_hard_sigmoid, "HardSwish": import_hard_swish,
+    "Clip": import_clip, "Max": import_max_min, "Min": import_max_min, "Equal": import_comparison,
+    "Less": import_comparison, "LessOrEqual": import_comparison, "Greater": import_comparison,
+    "GreaterOrEqual": import_comparison, "Not": import_logic, "And": import_logic, "Or": import_logic,
+    "Xor": import_logic, "Where": import_where, "Cast": import_cast, "CastLike": import_cast,
+}  # fmt: skip

@@ -1,0 +1,231 @@
+"""Reads an ONNX network into a Graph: order, fold, import, fuse, prune. Raises ModelError."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from provenn.bounds.graph import _import_constant, _import_elementwise, _import_linear, _import_structure
+from provenn.bounds.graph._application import Application
+from provenn.bounds.graph._builder import Builder, Operand, Value
+from provenn.bounds.graph._constants import Constant
+from provenn.bounds.graph._file import attribute_value, initialisers, read_model
+from provenn.bounds.graph._fold import fold, fold_nodes
+from provenn.bounds.graph._fuse import fuse, prune
+from provenn.bounds.graph._graph import Graph
+from provenn.bounds.graph._import_elementwise import TYPES
+from provenn.errors import ModelError, UnsupportedOperatorError
+
+HANDLERS = {
+    **_import_constant.HANDLERS,
+    **_import_structure.HANDLERS,
+    **_import_linear.HANDLERS,
+    **_import_elementwise.HANDLERS,
+}
+
+_ALWAYS_CONSTANT = frozenset(_import_constant.HANDLERS)
+_OLDEST_OPSET = 7
+
+
+def read_onnx(path: str | os.PathLike[str]) -> Graph:
+    """Read the ONNX network at ``path`` (plain or gzipped, by content) into a graph.
+
+    Shapes are static afterwards (an unknown or symbolic dimension is 1), shape arithmetic and
+    everything else that is constant is folded, and only operators of ``provenn.bounds.ops.OPS`` remain.
+    Raises ModelError for files that are broken or inconsistent, UnsupportedOperatorError for
+    operators that provenn cannot represent; both name the file and the node.
+    """
+    path = Path(path)
+    try:
+        model = read_model(path)
+        return _Reader(model, path.parent, str(path)).read()
+    except ModelError as error:
+        text = str(error)
+        if text.startswith(str(path)):
+            raise
+        raise type(error)(f"{path}: {text}") from error
+
+
+@dataclass
+class _Reader:
+    model: onnx.ModelProto
+    folder: Path
+    source: str
+
+    def read(self) -> Graph:
+        graph = self.model.graph
+        self.opset = self._opset()
+        self.builder = Builder()
+        self.tensors: dict[str, Operand] = {}
+        self.parameters = 0
+        order = self._order(graph)
+        stored = {name: array for name, array in initialisers(self.model, self.folder)}
+        for name, array in stored.items():
+            self._check_finite(array, f"initialiser {name!r}")
+            self.parameters += array.size
+            self.tensors[name] = Constant(array)
+        inputs = [self._input(info) for info in graph.input if info.name not in stored]
+        for node in order:
+            self._apply(node)
+        outputs = [self._output(info.name) for info in graph.output]
+        if not outputs:
+            raise ModelError("the network has no output")
+        nodes, inputs_at, outputs_at = prune(*fuse(self.builder.nodes, [v.index for v in inputs], outputs))
+        return Graph(tuple(nodes), tuple(inputs_at), tuple(outputs_at), self.source, self._metadata(graph))
+
+    # ------------------------------------------------------------------------------------ the file
+
+    def _opset(self) -> int:
+        versions = [entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")]
+        if not versions:
+            raise ModelError("declares no version of the ai.onnx operator set, export it again")
+        if max(versions) < _OLDEST_OPSET:
+            raise ModelError(
+                f"uses operator set {max(versions)}, expected {_OLDEST_OPSET} or newer; "
+                "convert it with onnx.version_converter.convert_version"
+            )
+        return max(versions)
+
+    def _metadata(self, graph: onnx.GraphProto) -> Mapping[str, Any]:
+        return {
+            "name": graph.name,
+            "producer": f"{self.model.producer_name} {self.model.producer_version}".strip(),
+            "opset": self.opset,
+            "parameters": self.parameters,
+            "onnx_nodes": len(graph.node),
+            "output_names": tuple(info.name for info in graph.output),
+        }
+
+    def _order(self, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+        """Nodes that the outputs need, operands first."""
+        producer: dict[str, int] = {}
+        for position, node in enumerate(graph.node):
+            for name in node.output:
+                if name and producer.setdefault(name, position) != position:
+                    raise ModelError(f"tensor {name!r} is computed twice, by {_title(node)} too")
+        known = {info.name for info in graph.input} | {proto.name for proto in graph.initializer}
+        known |= {sparse.values.name for sparse in graph.sparse_initializer}
+        state: dict[int, int] = {}
+        order: list[onnx.NodeProto] = []
+        for info in graph.output:
+            if info.name not in producer and info.name not in known:
+                raise ModelError(f"output {info.name!r} is computed by no node")
+            stack = [(producer[info.name], False)] if info.name in producer else []
+            while stack:
+                position, finished = stack.pop()
+                if finished:
+                    state[position] = 2
+                    order.append(graph.node[position])
+                    continue
+                if state.get(position):
+                    continue
+                state[position] = 1
+                stack.append((position, True))
+                for name in graph.node[position].input:
+                    if not name or name in known and name not in producer:
+                        continue
+                    if name not in producer:
+                        raise ModelError(f"{_title(graph.node[position])} reads {name!r}, which nothing computes")
+                    if state.get(producer[name]) == 1:
+                        raise ModelError(f"{_title(graph.node[position])} is part of a cycle through {name!r}")
+                    stack.append((producer[name], False))
+        return order
+
+    def _check_finite(self, array: np.ndarray, where: str) -> None:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ModelError(f"{where} contains NaN or infinity, mend the network's weights")
+
+    def _input(self, info: onnx.ValueInfoProto) -> Value:
+        kind = info.type.tensor_type
+        if not info.type.HasField("tensor_type") or not kind.HasField("shape"):
+            raise ModelError(f"input {info.name!r} declares no shape, expected a tensor with one")
+        if kind.elem_type not in TYPES:
+            raise ModelError(f"input {info.name!r} has element type {kind.elem_type}, expected a float or integer")
+        shape = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else 1 for dim in kind.shape.dim]
+        self.builder.name, self.builder.origin = info.name, f"input {info.name!r}"
+        value = self.builder.emit("input", (), shape, TYPES[kind.elem_type])
+        self.tensors[info.name] = value
+        return value
+
+    def _output(self, name: str) -> int:
+        operand = self.tensors[name]
+        self.builder.name, self.builder.origin = name, f"output {name!r}"
+        if isinstance(operand, Constant):
+            return self.builder.constant(operand).index
+        if self.builder.node(operand).scalar_type != operand.scalar_type:
+            # A cast that leaves the real value alone still decides the element type of the output.
+            return self.builder.emit("reshape", (operand,), operand.shape, operand.scalar_type).index
+        return operand.index
+
+    # ------------------------------------------------------------------------------------ nodes
+
+    def _apply(self, node: onnx.NodeProto) -> None:
+        handler = self._handler(node)
+        operands = tuple(self.tensors[name] if name else None for name in node.input)
+        where = f"attribute of {_title(node)}"
+        attributes = {a.name: attribute_value(a, self.folder, where) for a in node.attribute}
+        self.builder.name = node.output[0] if node.output else ""
+        op = Application(
+            node.op_type, _label(node), operands, attributes, self.opset, tuple(node.output), self.builder
+        )
+        self.builder.origin = op.origin
+        try:
+            results = self._import(op, handler)
+        except (ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
+            raise ModelError(f"{op.origin}: operands or attributes do not fit ({error})") from error
+        if op.operator == "Constant":
+            array = results[0].array  # type: ignore[union-attr]
+            self.parameters += array.size if array.size > 16 else 0
+        for name, result in zip(node.output, results, strict=False):
+            self.tensors[name] = result
+        for name in node.output[len(results) :]:
+            if name:
+                self._forget(name, op)
+
+    def _forget(self, name: str, op: Application) -> None:
+        """An output that is not imported may exist as long as nothing reads it."""
+        used = any(name in other.input for other in self.model.graph.node)
+        if used or any(name == info.name for info in self.model.graph.output):
+            op.unsupported(f"its output {name!r}", "re-export without using that output")
+
+    def _handler(self, node: onnx.NodeProto):  # type: ignore[no-untyped-def]
+        if node.domain not in ("", "ai.onnx"):
+            raise UnsupportedOperatorError(
+                f"unsupported operator {node.domain}.{_title(node)}: custom operators have no known meaning; "
+                "re-export with standard ONNX operators"
+            )
+        handler = HANDLERS.get(node.op_type)
+        if handler is None:
+            advice = "re-export the network without it"
+            if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+                advice = "re-export with control flow unrolled (If, Loop and Scan are not supported)"
+            elif "Quant" in node.op_type or node.op_type.endswith("Integer"):
+                advice = "export the network in floating point (quantised operators are not supported)"
+            raise UnsupportedOperatorError(f"unsupported operator {_title(node)}: {advice}")
+        return handler
+
+    def _import(self, op: Application, handler) -> list[Operand]:  # type: ignore[no-untyped-def]
+        fixed = op.operator not in _ALWAYS_CONSTANT and all(isinstance(x, Constant) for x in op.operands())
+        if fixed:
+            folded = fold(op)
+            if folded is not None:
+                return folded
+        first = len(self.builder.nodes)
+        results = handler(op)
+        if fixed and any(isinstance(result, Value) for result in results):
+            return fold_nodes(self.builder, first, results)
+        return results
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return node.name or (f"that computes {node.output[0]!r}" if node.output else "without name")
+
+
+def _title(node: onnx.NodeProto) -> str:
+    return f"{node.op_type} (node {_label(node)})"
