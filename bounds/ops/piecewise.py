@@ -135,8 +135,9 @@ def _two_slope_interval(negative: Tensor, lower: Tensor, upper: Tensor) -> Box:
     # an infinite end times slope 0 is 0
     ends = tuple(torch.where(negative == 0, 0.0, end) for end in ends)
     pad = tuple(end.abs() * info.eps + (end != 0) * info.tiny for end in ends)
-    low = torch.minimum(ends[0] - pad[0], ends[1] - pad[1])
-    high = torch.maximum(ends[0] + pad[0], ends[1] + pad[1])
+    low = torch.nan_to_num(torch.minimum(ends[0] - pad[0], ends[1] - pad[1]), nan=-torch.inf)
+    high = torch.nan_to_num(torch.maximum(ends[0] + pad[0], ends[1] + pad[1]), nan=torch.inf, posinf=torch.inf)
+    low = torch.nan_to_num(low, neginf=-torch.inf, posinf=torch.finfo(low.dtype).max)
     right = upper > 0
     low = torch.where(right, torch.minimum(low, torch.zeros_like(low)), low)
     low = torch.where(lower >= 0, lower, low)

@@ -1,7 +1,212 @@
-"""Operators to come."""
+"""Products and quotients of two variable operands, and the product of two variable matrices."""
 
 from __future__ import annotations
 
-from provenn.bounds.ops._operator import Operator
+import torch
+from torch import Tensor
 
-OPERATORS: tuple[Operator, ...] = ()
+from provenn.bounds.ops._operator import Box, Multivariate, Operator, Plane, Prepared
+from provenn.bounds.ops._planes import corners, lower_plane, product, split_weights, upper_plane
+from provenn.bounds.ops.relaxation import outward
+
+EXACT_MATMUL_SIZE = 1 << 22  # elements of the four-corner expansion; larger products use centre and radius
+
+
+# -- mul -------------------------------------------------------------------------------------------------
+
+
+def _mul(p: Prepared, x: Tensor, y: Tensor) -> Tensor:
+    return x * y
+
+
+def _mul_interval(p: Prepared, x: Box, y: Box) -> Box:
+    first, *rest = (product(s, t) for s, t in corners(x, y))
+    low = high = first
+    for value in rest:
+        low, high = torch.minimum(low, value), torch.maximum(high, value)
+    return outward(low, high, 1.0)
+
+
+def _lower_slopes(x: Box, y: Box, r: Tensor) -> Box:
+    """McCormick's lower planes: r = 1 touches the edges at the lower ends, r = 0 those at the upper ends."""
+    return y[1] + (y[0] - y[1]) * r, x[1] + (x[0] - x[1]) * r
+
+
+def _upper_slopes(x: Box, y: Box, r: Tensor) -> Box:
+    """McCormick's upper planes: r = 1 pairs y's upper with x's lower end, r = 0 the reverse."""
+    return y[0] + (y[1] - y[0]) * r, x[1] + (x[0] - x[1]) * r
+
+
+@torch.no_grad()
+def _starting_weight(slopes, x: Box, y: Box, sign: float) -> Tensor:
+    """The weight whose plane, concretised over the box alone, is best.
+
+    All weights leave the same volume. The concretised bound is concave and piecewise linear in r, with break
+    points where a slope vanishes, so the best of these and the ends is the optimum.
+    """
+    a0, b0 = slopes(x, y, torch.zeros_like(x[0]))
+    a1, b1 = slopes(x, y, torch.ones_like(x[0]))
+    tries = [torch.ones_like(a0), torch.zeros_like(a0), a0 / (a0 - a1), b0 / (b0 - b1)]
+    best, gain = tries[0], None
+    for r in tries:
+        r = torch.nan_to_num(r, nan=0.5).clamp(0.0, 1.0)
+        a, b = slopes(x, y, r)
+        offsets = [sign * (s * t - a * s - b * t) for s, t in corners(x, y)]
+        offset = torch.minimum(torch.minimum(offsets[0], offsets[1]), torch.minimum(offsets[2], offsets[3]))
+        a, b = sign * a, sign * b
+        value = offset + torch.minimum(a * x[0], a * x[1]) + torch.minimum(b * y[0], b * y[1])
+        if gain is None:
+            best, gain = r, value
+        else:
+            take = value > gain
+            best, gain = torch.where(take, r, best), torch.where(take, value, gain)
+    return best
+
+
+def mul_start(p: Prepared, x: Box, y: Box) -> tuple[Tensor, Tensor]:
+    """Starting weights of the lower and the upper plane."""
+    return _starting_weight(_lower_slopes, x, y, 1.0), _starting_weight(_upper_slopes, x, y, -1.0)
+
+
+def _mul_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
+    x, y = _broadcast(x, y)
+    below, above = mul_start(p, x, y) if weights is None else split_weights(weights)
+    low, high = _mul_interval(p, x, y)
+    points = corners(x, y)
+    return (
+        lower_plane(torch.mul, points, *_lower_slopes(x, y, below), low, 1.0),
+        upper_plane(torch.mul, points, *_upper_slopes(x, y, above), high, 1.0),
+    )
+
+
+def _broadcast(x: Box, y: Box) -> tuple[Box, Box]:
+    """Boxes of two operands with the same number of domains."""
+    xl, xu, yl, yu = torch.broadcast_tensors(*x, *y)
+    return (xl, xu), (yl, yu)
+
+
+# -- div -------------------------------------------------------------------------------------------------
+
+
+def _div(p: Prepared, x: Tensor, y: Tensor) -> Tensor:
+    return x / y
+
+
+def _nonzero(y: Box) -> Tensor:
+    return (y[0] > 0) | (y[1] < 0)
+
+
+def _div_interval(p: Prepared, x: Box, y: Box) -> Box:
+    first, *rest = (s / t for s, t in corners(x, y))
+    low = high = first
+    for value in rest:
+        low, high = torch.minimum(low, value), torch.maximum(high, value)
+    low, high = outward(low, high, 1.0)
+    known = _nonzero(y)
+    return torch.where(known, low, -torch.inf), torch.where(known, high, torch.inf)
+
+
+def _div_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
+    """Slopes from the product with ``z = 1/y`` and z's own lines; offsets exact for ``x / y``.
+
+    For fixed y the difference ``x/y - a x - b y`` is linear in x, and for x at an end it is stationary
+    where ``y^2 = -x/b``.
+    """
+    x, y = _broadcast(x, y)
+    known = _nonzero(y)
+    safe = torch.where(known, y[0], 1.0), torch.where(known, y[1], 1.0)
+    z = 1.0 / safe[1], 1.0 / safe[0]
+    below, above = mul_start(p, x, z) if weights is None else split_weights(weights)
+    low, high = _div_interval(p, x, y)
+    a, c = _lower_slopes(x, z, below)
+    b = c * _reciprocal_slope(safe, c >= 0)
+    lower = lower_plane(torch.div, _div_points(x, safe, b), a, b, low, 1.0)
+    a, c = _upper_slopes(x, z, above)
+    b = c * _reciprocal_slope(safe, c <= 0)
+    upper = upper_plane(torch.div, _div_points(x, safe, b), a, b, high, 1.0)
+    zero = torch.zeros_like(low)
+    return tuple(
+        Plane(
+            tuple(torch.where(known, slope, zero) for slope in plane.slopes),
+            torch.where(known, plane.offset, end),
+        )
+        for plane, end in ((lower, low), (upper, high))
+    )  # type: ignore[return-value]
+
+
+def _reciprocal_slope(y: Box, below: Tensor) -> Tensor:
+    """Slope of the lower (``below``) or upper line of ``1/y``: tangent at the middle or chord by convexity."""
+    chord = -1.0 / y[0] / y[1]
+    middle = 0.5 * y[0] + 0.5 * y[1]
+    return torch.where(below == (y[0] > 0), -1.0 / middle / middle, chord)
+
+
+def _div_points(x: Box, y: Box, b: Tensor) -> list[tuple[Tensor, Tensor]]:
+    points = corners(x, y)
+    with torch.no_grad():
+        for end in x:
+            root = torch.nan_to_num(torch.sqrt(-end / b), nan=0.0) * torch.sign(y[0])
+            points.append((end, torch.minimum(torch.maximum(root, y[0]), y[1])))
+    return points
+
+
+# -- matmul ----------------------------------------------------------------------------------------------
+
+
+def _matmul(p: Prepared, x: Tensor, y: Tensor) -> Tensor:
+    """numpy's matmul of the samples, the domain axis in front of both."""
+    x, y = _aligned(p, x, y)
+    return torch.matmul(x, y).reshape(max(x.shape[0], y.shape[0]), *p.shape)
+
+
+def _aligned(p: Prepared, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Give both operands a row and a column axis and the same rank."""
+    if x.dim() == 2:
+        x = x.unsqueeze(1)
+    if y.dim() == 2:
+        y = y.unsqueeze(2)
+    rank = max(x.dim(), y.dim())
+    x = x.reshape(x.shape[0], *(1,) * (rank - x.dim()), *x.shape[1:])
+    return x, y.reshape(y.shape[0], *(1,) * (rank - y.dim()), *y.shape[1:])
+
+
+def _matmul_interval(p: Prepared, x: Box, y: Box) -> Box:
+    """Sum over the inner axis of the four-corner products, or centre and radius where that is too large."""
+    (xl, yl), (xu, yu) = _aligned(p, x[0], y[0]), _aligned(p, x[1], y[1])
+    inner = xl.shape[-1]
+    domains = max(xl.shape[0], yl.shape[0])
+    size = domains * inner * int(torch.Size(p.shape).numel())
+    magnitude = torch.matmul(torch.maximum(xl.abs(), xu.abs()), torch.maximum(yl.abs(), yu.abs()))
+    if size <= EXACT_MATMUL_SIZE:
+        low, high = _corner_sums((xl, xu), (yl, yu))
+    else:
+        low, high = _centre_radius((xl, xu), (yl, yu))
+    pad = magnitude * ((2 * inner + 8) * torch.finfo(low.dtype).eps) + torch.finfo(low.dtype).tiny * (inner + 1)
+    low = torch.nan_to_num(low - pad, nan=-torch.inf)
+    high = torch.nan_to_num(high + pad, nan=torch.inf, posinf=torch.inf)
+    low = torch.where(magnitude.isfinite(), low, -torch.inf)
+    high = torch.where(magnitude.isfinite(), high, torch.inf)
+    return low.reshape(domains, *p.shape), high.reshape(domains, *p.shape)
+
+
+def _corner_sums(x: Box, y: Box) -> Box:
+    left, right = [t.unsqueeze(-1) for t in x], [t.unsqueeze(-3) for t in y]
+    first, *rest = (s * t for s in left for t in right)
+    low = high = first
+    for value in rest:
+        low, high = torch.minimum(low, value), torch.maximum(high, value)
+    return low.sum(-2), high.sum(-2)
+
+
+def _centre_radius(x: Box, y: Box) -> Box:
+    (xc, xr), (yc, yr) = [((b[0] + b[1]) / 2, (b[1] - b[0]) / 2) for b in (x, y)]
+    centre = torch.matmul(xc, yc)
+    radius = torch.matmul(xc.abs() + xr, yr) + torch.matmul(xr, yc.abs())
+    return centre - radius, centre + radius
+
+
+MUL = Multivariate(name="mul", evaluate=_mul, interval=_mul_interval, relax=_mul_relax)
+DIV = Multivariate(name="div", evaluate=_div, interval=_div_interval, relax=_div_relax)
+MATMUL = Operator(name="matmul", evaluate=_matmul, interval=_matmul_interval)
+
+OPERATORS = (MUL, DIV, MATMUL)
