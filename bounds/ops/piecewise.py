@@ -237,6 +237,50 @@ def _clip_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, Ten
     return inside | (bottom == top), inside.to(lower.dtype), torch.where(inside, 0.0, bottom)
 
 
+def _hard_sigmoid_raw(p: Prepared, x: Tensor) -> Tensor:
+    return p.tensors["alpha"] * x + p.tensors["beta"]
+
+
+def _hard_sigmoid_rounding(p: Prepared, x: Tensor) -> Tensor:
+    scale = (p.tensors["alpha"] * x).abs() + p.tensors["beta"].abs()
+    return scale * (4 * torch.finfo(x.dtype).eps)
+
+
+def _hard_sigmoid(p: Prepared, x: Tensor) -> Tensor:
+    return _hard_sigmoid_raw(p, x).clamp(0.0, 1.0)
+
+
+def _hard_sigmoid_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
+    """Also covers a break point ``(0 - beta)/alpha`` that is off by rounding. Far outside f is exact."""
+    raw, rounding = _hard_sigmoid_raw(p, x), _hard_sigmoid_rounding(p, x)
+    saturated = (raw < -rounding) | (raw > 1 + rounding)
+    return torch.where(saturated, 0.0, rounding)
+
+
+def _hard_sigmoid_interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
+    first, last = _hard_sigmoid_raw(p, lower), _hard_sigmoid_raw(p, upper)
+    first_pad, last_pad = _hard_sigmoid_rounding(p, lower), _hard_sigmoid_rounding(p, upper)
+    low = torch.minimum(first - first_pad, last - last_pad).nan_to_num(nan=-torch.inf)
+    high = torch.maximum(first + first_pad, last + last_pad).nan_to_num(nan=torch.inf, posinf=torch.inf)
+    return low.clamp(0.0, 1.0), high.clamp(0.0, 1.0)
+
+
+def _hard_sigmoid_breakpoints(p: Prepared) -> tuple:
+    alpha, beta = p.tensors["alpha"], p.tensors["beta"]
+    return -beta / alpha, (1 - beta) / alpha
+
+
+def _hard_sigmoid_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    return [(torch.nan_to_num(point), None, None) for point in _hard_sigmoid_breakpoints(p)]
+
+
+def _hard_sigmoid_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    low, high = _hard_sigmoid_interval(p, lower, upper)
+    flat = low == high
+    inside = (low > 0) & (high < 1)
+    return flat | inside, torch.where(flat, 0.0, p.tensors["alpha"]), torch.where(flat, low, p.tensors["beta"])
+
+
 # -- sign, floor, ceil, round: jumps ---------------------------------------------------------------------
 
 
@@ -280,6 +324,46 @@ def _floor_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) 
 
 def _floor_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, float, Tensor]:
     return _constant_between(torch.floor, lower, upper)
+
+
+def _ceil(p: Prepared, x: Tensor) -> Tensor:
+    return torch.ceil(x)
+
+
+def _ceil_interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
+    return torch.ceil(lower), torch.ceil(upper)
+
+
+def _ceil_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    """Mirror image of floor: a jump n has the value n and the right limit n + 1."""
+    return [(-point, -high, -low) for point, low, high in _floor_candidates(p, slope, -upper, -lower)]
+
+
+def _ceil_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, float, Tensor]:
+    return _constant_between(torch.ceil, lower, upper)
+
+
+def _round(p: Prepared, x: Tensor) -> Tensor:
+    """Half to even, as ONNX and torch do."""
+    return torch.round(x)
+
+
+def _round_interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
+    return torch.round(lower), torch.round(upper)
+
+
+def _round_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    """Jumps at n + 1/2 between n and n + 1; at an end of the box only the value there and the inner side count."""
+    found = []
+    for jump in (torch.ceil(lower - 0.5) + 0.5, torch.floor(upper - 0.5) + 0.5):
+        low = torch.where(jump > lower, jump - 0.5, torch.round(lower))
+        high = torch.where(jump < upper, jump + 0.5, torch.round(upper))
+        found.append((jump, low, high))
+    return found
+
+
+def _round_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, float, Tensor]:
+    return _constant_between(torch.round, lower, upper)
 
 
 RELU = Univariate(
@@ -343,6 +427,17 @@ CLIP = Univariate(
     error=_exact_error,
     linear=_clip_linear,
 )
+HARD_SIGMOID = Univariate(
+    name="hard_sigmoid",
+    evaluate=_hard_sigmoid,
+    interval=_hard_sigmoid_interval,
+    constants=("alpha", "beta"),
+    candidates=_hard_sigmoid_candidates,
+    breakpoints=_hard_sigmoid_breakpoints,
+    piecewise_linear=True,
+    error=_hard_sigmoid_error,
+    linear=_hard_sigmoid_linear,
+)
 SIGN = Univariate(
     name="sign",
     evaluate=_sign,
@@ -364,4 +459,25 @@ FLOOR = Univariate(
     linear=_floor_linear,
 )
 
-OPERATORS = (RELU, LEAKY_RELU, PRELU, ABS, CLIP, SIGN, FLOOR)
+CEIL = Univariate(
+    name="ceil",
+    evaluate=_ceil,
+    interval=_ceil_interval,
+    candidates=_ceil_candidates,
+    breakpoints=lambda p: (),
+    piecewise_linear=True,
+    error=_exact_error,
+    linear=_ceil_linear,
+)
+ROUND = Univariate(
+    name="round",
+    evaluate=_round,
+    interval=_round_interval,
+    candidates=_round_candidates,
+    breakpoints=lambda p: (),
+    piecewise_linear=True,
+    error=_exact_error,
+    linear=_round_linear,
+)
+
+OPERATORS = (RELU, LEAKY_RELU, PRELU, ABS, CLIP, HARD_SIGMOID, SIGN, FLOOR, CEIL, ROUND)

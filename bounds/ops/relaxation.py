@@ -205,7 +205,7 @@ def _slack(op: Univariate, p: Prepared, slope: Tensor, point: Tensor, value: Ten
     """Error of ``f(x) - slope x`` as computed: of f, of the product and of the difference."""
     info = torch.finfo(point.dtype)
     size = value.abs()
-    error = size * (VALUE_ULPS * info.eps) if op.error is None else op.error(p, point, value)
+    error = size * (VALUE_ULPS * info.eps) + info.tiny if op.error is None else op.error(p, point, value)
     return error + (size + _product(slope, point).abs()) * (2 * info.eps) + (point != 0) * info.tiny
 
 

@@ -1,7 +1,534 @@
-"""Operators to come."""
+"""Smooth operators: the point where ``f'(x) = k`` in closed form, or bracketed and covered by the slack.
+
+Extra candidate points never harm a continuous function (each is a value it takes), so formulas are
+evaluated on clamped arguments instead of being masked. Their rounding moves a stationary point by d,
+which changes ``f(x) - k x`` by ``f'' d^2 / 2`` only: far below the slack of the offset.
+"""
 
 from __future__ import annotations
 
-from provenn.bounds.ops._operator import Operator
+import math
+from collections.abc import Callable
+from dataclasses import replace
 
-OPERATORS: tuple[Operator, ...] = ()
+import numpy as np
+import torch
+from torch import Tensor
+
+from provenn.bounds.ops import relaxation
+from provenn.bounds.ops._operator import Box, Prepared, Univariate
+
+Candidates = list[tuple]
+PERIODIC_LIMIT = 1e6  # beyond it rounding of n * 2 pi is no longer far below the slack
+POLE_MARGIN = 1e-6
+
+
+def _record(
+    name: str,
+    evaluate: Callable,
+    candidates: Callable,
+    derivative: Callable,
+    *,
+    limits: Callable | tuple[float, float] | None = None,
+    **fields,
+) -> Univariate:
+    """A record whose interval is its own support function at slope 0, cut to the range of f."""
+    fields.setdefault("breakpoints", lambda p: ())
+    bare = Univariate(
+        name=name, evaluate=evaluate, interval=None, candidates=candidates, derivative=derivative, **fields
+    )
+
+    def interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
+        low, high = relaxation.image(bare, p, lower, upper)
+        found = limits(p) if callable(limits) else limits
+        return (low, high) if found is None else (low.clamp(*found), high.clamp(*found))
+
+    return replace(bare, interval=interval)
+
+
+def _increasing(evaluate: Callable, low: float, high: float) -> Callable:
+    def interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
+        a, b = relaxation.outward(evaluate(p, lower), evaluate(p, upper))
+        return a.clamp(low, high), b.clamp(low, high)
+
+    return interval
+
+
+def _zero(p: Prepared) -> tuple:
+    return (0.0,)
+
+
+def _positive(slope: Tensor, most: float = math.inf) -> Tensor:
+    return slope.clamp(min=torch.finfo(slope.dtype).tiny, max=most)
+
+
+# -- sigmoid, tanh, atan, erf, softsign: odd up to a shift, one inflection -----------------------------
+
+
+def _sigmoid_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    """``s (1 - s) = k`` at ``x = +-2 log((1 + sqrt(1 - 4 k)) / (2 sqrt(k)))``."""
+    k = _positive(slope, 0.25)
+    x = 2 * torch.log((1 + torch.sqrt(1 - 4 * k)) * (0.5 / torch.sqrt(k)))
+    return [(x, None, None), (-x, None, None)]
+
+
+def _sigmoid_derivative(p: Prepared, x: Tensor) -> Tensor:
+    return torch.sigmoid(x) * torch.sigmoid(-x)
+
+
+def _tanh_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    """``1 - tanh^2 = k`` at ``x = +-log((1 + sqrt(1 - k)) / sqrt(k))``."""
+    k = _positive(slope, 1.0)
+    x = torch.log((1 + torch.sqrt(1 - k)) / torch.sqrt(k))
+    return [(x, None, None), (-x, None, None)]
+
+
+def _tanh_derivative(p: Prepared, x: Tensor) -> Tensor:
+    return torch.cosh(x) ** -2
+
+
+def _atan_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    k = _positive(slope, 1.0)
+    x = torch.sqrt((1 - k) / k)
+    return [(x, None, None), (-x, None, None)]
+
+
+def _erf_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    k = _positive(slope, 2 / math.sqrt(math.pi))
+    x = torch.sqrt((-torch.log(k * (math.sqrt(math.pi) / 2))).clamp(min=0.0))
+    return [(x, None, None), (-x, None, None)]
+
+
+def _softsign(p: Prepared, x: Tensor) -> Tensor:
+    return torch.where(x.isinf(), torch.sign(x), x / (1 + x.abs()))
+
+
+def _softsign_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    """``1 / (1 + |x|)^2 = k``; ``|x| = 1/sqrt(k) - 1`` without the cancellation near k = 1."""
+    k = _positive(slope, 1.0)
+    root = torch.sqrt(k)
+    x = (1 - k) / (root * (1 + root))
+    return [(x, None, None), (-x, None, None)]
+
+
+# -- exp, log, sqrt, softplus, elu family: convex or concave pieces --------------------------------------
+
+
+def _exp_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    return [(torch.log(_positive(slope)), None, None)]
+
+
+def _log_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    return [(1 / _positive(slope), None, None)]
+
+
+def _sqrt_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    return [(_above_underflow(0.25 / _positive(slope) ** 2, lower), None, None)]
+
+
+def _above_underflow(point: Tensor, lower: Tensor) -> Tensor:
+    """A stationary point lost to underflow next to an infinite slope at 0: nothing is known (NaN)."""
+    tiny = torch.finfo(lower.dtype).tiny
+    return torch.where((point < tiny) & (lower < tiny), torch.nan, point)
+
+
+def _softplus(p: Prepared, x: Tensor) -> Tensor:
+    # not torch's softplus: it returns x from 20 on, 2e-9 below the function
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def _softplus_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    k = _positive(slope, 1.0)
+    return [(torch.log(k) - torch.log1p(-k), None, None)]
+
+
+def _elu(p: Prepared, x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, p.tensors["alpha"] * torch.expm1(x.clamp(max=0.0)))
+
+
+def _elu_derivative(p: Prepared, x: Tensor) -> Tensor:
+    return torch.where(x > 0, 1.0, p.tensors["alpha"] * torch.exp(x.clamp(max=0.0)))
+
+
+def _elu_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    inner = torch.log(_positive(torch.nan_to_num(slope / p.tensors["alpha"])))
+    return [(0.0, None, None), (inner.clamp(max=0.0), None, None)]
+
+
+def _selu(p: Prepared, x: Tensor) -> Tensor:
+    return p.tensors["gamma"] * _elu(p, x)
+
+
+def _selu_derivative(p: Prepared, x: Tensor) -> Tensor:
+    return p.tensors["gamma"] * _elu_derivative(p, x)
+
+
+def _selu_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    return _elu_candidates(p, torch.nan_to_num(slope / p.tensors["gamma"]), lower, upper)
+
+
+def _celu(p: Prepared, x: Tensor) -> Tensor:
+    alpha = p.tensors["alpha"]
+    return torch.where(x > 0, x, alpha * torch.expm1(torch.where(x > 0, 0.0, x) / alpha))
+
+
+def _celu_derivative(p: Prepared, x: Tensor) -> Tensor:
+    return torch.where(x > 0, 1.0, torch.exp(torch.where(x > 0, 0.0, x) / p.tensors["alpha"]))
+
+
+def _celu_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    inner = p.tensors["alpha"] * torch.log(_positive(slope, 1.0))
+    return [(0.0, None, None), (inner, None, None)]
+
+
+def _linear_above_zero(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor | float, float]:
+    return lower >= 0, p.tensors.get("gamma", 1.0), 0.0
+
+
+# -- reciprocal and powers -----------------------------------------------------------------------------
+
+
+def _reciprocal_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    x = 1 / torch.sqrt(_positive(-slope))
+    return [(x, None, None), (-x, None, None), (0.0, -torch.inf, torch.inf)]
+
+
+def _exponent(p: Prepared) -> float:
+    """The constant exponent; the import splits exponents that differ between elements."""
+    values = np.unique(np.asarray(p.node.attributes["exponent"], dtype=np.float64))
+    if values.size != 1:
+        raise NotImplementedError(f"pow got exponent={values.tolist()}, expected one number for all elements")
+    return float(values[0])
+
+
+def _pow(p: Prepared, x: Tensor) -> Tensor:
+    return torch.pow(x, _exponent(p))
+
+
+def _pow_derivative(p: Prepared, x: Tensor) -> Tensor:
+    n = _exponent(p)
+    return n * torch.pow(x, n - 1)
+
+
+def _pow_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    """``n x^(n-1) = k``: both roots ``+-|k/n|^(1/(n-1))``, the pole and the end of the domain at 0.
+
+    At a negative x a power that is not an integer is NaN, which the engine reads as unknown.
+    """
+    n = _exponent(p)
+    if n in (0.0, 1.0):
+        return []
+    if abs(n - 1) < 1e-6:
+        return [(lower, -torch.inf, torch.inf)]  # the root is ill-conditioned
+    x = torch.pow((slope / n).abs(), 1 / (n - 1))
+    if 0 < n < 1:
+        return [(_above_underflow(x, lower), None, None)]
+    if not n.is_integer():
+        return [(x, None, None), *([(0.0, -torch.inf, torch.inf)] if n < 0 else [])]
+    return [(x, None, None), (-x, None, None), (0.0, -torch.inf, torch.inf) if n < 0 else (0.0, None, None)]
+
+
+def _pow_limits(p: Prepared) -> tuple[float, float]:
+    n = _exponent(p)
+    return (-math.inf, math.inf) if n.is_integer() and n % 2 == 1 else (0.0, math.inf)
+
+
+def _pow_breakpoints(p: Prepared) -> tuple:
+    return (0.0,)
+
+
+# -- sin, cos, tan -------------------------------------------------------------------------------------
+
+
+def _first_and_last(start: Tensor, period: float, lower: Tensor, upper: Tensor) -> Candidates:
+    """The first and the last of the points ``start + n period`` in the box.
+
+    ``f(x) - k x`` is linear in n along them, so those between are no extrema. A point lost to rounding
+    lies within rounding of an end, where the difference is flat.
+    """
+    first = torch.ceil((lower - start) / period)
+    last = torch.floor((upper - start) / period)
+    return [(start + period * n, None, None) for n in (first, last)]
+
+
+def _far(lower: Tensor, upper: Tensor) -> Candidates:
+    """Beyond ``PERIODIC_LIMIT`` only ``-1 <= f <= 1`` is used: the linear rest is extremal at the ends."""
+    limit = PERIODIC_LIMIT if lower.dtype == torch.float64 else 1e3
+    far = torch.maximum(lower.abs(), upper.abs()) > limit
+    return [(torch.where(far, end, torch.nan), -1.0, 1.0) for end in (lower, upper)]
+
+
+def _sin_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    angle = torch.acos(slope.clamp(-1.0, 1.0))
+    families = [_first_and_last(start, 2 * math.pi, lower, upper) for start in (angle, -angle)]
+    return [*families[0], *families[1], *_far(lower, upper)]
+
+
+def _cos_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    angle = torch.asin(slope.clamp(-1.0, 1.0))
+    families = [_first_and_last(start, 2 * math.pi, lower, upper) for start in (-angle, math.pi + angle)]
+    return [*families[0], *families[1], *_far(lower, upper)]
+
+
+def _tan_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    """Both roots of ``1 + tan^2 x = k`` on the branch of the box; unknown where a pole may be inside."""
+    at = [end / math.pi + 0.5 for end in (lower, upper)]
+    branch = torch.floor(at[0])
+    whole = (branch == torch.floor(at[1])) & (torch.maximum(lower.abs(), upper.abs()) < PERIODIC_LIMIT)
+    for t in at:
+        whole = whole & ((t - torch.round(t)).abs() > POLE_MARGIN)
+    x = torch.atan(torch.sqrt((slope - 1).clamp(min=0.0)))
+    pole = torch.where(whole, torch.nan, lower)
+    return [
+        (branch * math.pi + x, None, None),
+        (branch * math.pi - x, None, None),
+        (pole, -torch.inf, torch.inf),
+    ]
+
+
+# -- gelu, silu, mish: f' is monotone between two inflections, its root is bracketed ---------------------
+
+
+def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: float) -> Callable:
+    """Candidates by bisection on the three pieces of ``[-reach, reach]`` where f' is monotone.
+
+    Over a bracket ``[a, b]`` the difference ``f - k x`` changes by at most ``max |f' - k| (b - a)``, and a
+    wrong turn at a rounding error e of f' costs at most e times the piece: both are added to the values.
+    Left of ``-reach`` the function lies in ``[-1e-15, 0]``, right of ``reach`` it is x to within an ulp.
+    """
+    ends = (-reach, *inflections, reach)
+
+    def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+        eps = torch.finfo(lower.dtype).eps
+        lower, upper, slope = torch.broadcast_tensors(lower, upper, slope)
+        found: Candidates = []
+        for piece in range(3):
+            low = lower.clamp(ends[piece], ends[piece + 1])
+            high = upper.clamp(ends[piece], ends[piece + 1])
+            noise = 64 * eps * (1 + torch.maximum(low.abs(), high.abs())) * (high - low)
+            for _ in range(26 if lower.dtype == torch.float64 else 16):
+                middle = 0.5 * (low + high)
+                rising = derivative(p, middle) < slope
+                rising = rising if piece == 1 else ~rising
+                low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
+            rate = torch.maximum((derivative(p, low) - slope).abs(), (derivative(p, high) - slope).abs())
+            found.append((low, rate * (high - low) + noise))
+        return found
+
+    return candidates
+
+
+def _covering(bracket: Callable, evaluate: Callable, reach: float) -> Callable:
+    def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+        found: Candidates = []
+        for point, cover in bracket(p, slope, lower, upper):
+            value = evaluate(p, point)
+            found.append((point, value - cover, value + cover))
+        for point in (torch.where(lower < -reach, lower, torch.nan), torch.full_like(lower, -reach)):
+            found.append((torch.where(lower < -reach, point, torch.nan), -1e-15, 0.0))
+        found.append((reach, None, None))
+        return found
+
+    return candidates
+
+
+def _bracketed_record(
+    name: str, evaluate: Callable, derivative: Callable, inflection: tuple[float, float], reach: float, error
+) -> Univariate:
+    bracket = _bracketed(derivative, inflection, reach)
+    return _record(name, evaluate, _covering(bracket, evaluate, reach), derivative, error=error, breakpoints=_zero)
+
+
+def _gelu(p: Prepared, x: Tensor) -> Tensor:
+    # erfc keeps the left tail's relative accuracy; 1 + erf cancels there
+    return x * (0.5 * torch.special.erfc(x * -math.sqrt(0.5)))
+
+
+def _gelu_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
+    """erfc's argument is rounded: a relative error of up to ``x^2`` ulps in the left tail."""
+    return _tailed(x, value, x.clamp(max=0.0) ** 2)
+
+
+def _tailed(x: Tensor, value: Tensor, growth: Tensor) -> Tensor:
+    info = torch.finfo(x.dtype)
+    relative = ((8 + 4 * growth) * info.eps).clamp(max=1.0)
+    return (value.abs() * relative).nan_to_num(nan=torch.inf) + info.tiny * (1 + x.abs())
+
+
+def _gelu_derivative(p: Prepared, x: Tensor) -> Tensor:
+    density = torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return 0.5 * torch.special.erfc(x * -math.sqrt(0.5)) + x * density
+
+
+def _gelu_tanh_argument(x: Tensor) -> Tensor:
+    return (2 * math.sqrt(2 / math.pi)) * (x + 0.044715 * x * x * x)
+
+
+def _gelu_tanh(p: Prepared, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(_gelu_tanh_argument(x))
+
+
+def _gelu_tanh_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
+    return _tailed(x, value, _gelu_tanh_argument(x.clamp(max=0.0)).abs())
+
+
+def _gelu_tanh_derivative(p: Prepared, x: Tensor) -> Tensor:
+    s = torch.sigmoid(_gelu_tanh_argument(x))
+    inner = (2 * math.sqrt(2 / math.pi)) * (1 + 3 * 0.044715 * x * x)
+    return s + x * s * (1 - s) * inner
+
+
+def _silu(p: Prepared, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+def _silu_derivative(p: Prepared, x: Tensor) -> Tensor:
+    return torch.sigmoid(x) * (1 + x * torch.sigmoid(-x))
+
+
+def _mish(p: Prepared, x: Tensor) -> Tensor:
+    return x * torch.tanh(_softplus(p, x))
+
+
+def _mish_derivative(p: Prepared, x: Tensor) -> Tensor:
+    t = torch.tanh(_softplus(p, x))
+    return t + x * (1 - t * t) * torch.sigmoid(x)
+
+
+def _plain_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
+    return _tailed(x, value, torch.zeros_like(x))
+
+
+# -- hard_swish ----------------------------------------------------------------------------------------
+
+
+def _hard_swish(p: Prepared, x: Tensor) -> Tensor:
+    return x * (x + 3).clamp(0.0, 6.0) / 6
+
+
+def _hard_swish_derivative(p: Prepared, x: Tensor) -> Tensor:
+    return torch.where(x <= -3, 0.0, torch.where(x >= 3, 1.0, (2 * x + 3) / 6))
+
+
+def _hard_swish_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+    return [(-3.0, None, None), (3.0, None, None), ((3 * slope - 1.5).clamp(-3.0, 3.0), None, None)]
+
+
+def _hard_swish_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, float]:
+    return (lower >= 3) | (upper <= -3), (lower >= 3).to(lower.dtype), 0.0
+
+
+def _s_shaped(name: str, evaluate: Callable, candidates: Callable, derivative: Callable, low: float, high: float):
+    return Univariate(
+        name=name,
+        evaluate=evaluate,
+        interval=_increasing(evaluate, low, high),
+        candidates=candidates,
+        derivative=derivative,
+        breakpoints=_zero,
+    )
+
+
+SIGMOID = _s_shaped("sigmoid", lambda p, x: torch.sigmoid(x), _sigmoid_candidates, _sigmoid_derivative, 0.0, 1.0)
+TANH = _s_shaped("tanh", lambda p, x: torch.tanh(x), _tanh_candidates, _tanh_derivative, -1.0, 1.0)
+ERF = _s_shaped(
+    "erf",
+    lambda p, x: torch.erf(x),
+    _erf_candidates,
+    lambda p, x: torch.exp(-x * x) * (2 / math.sqrt(math.pi)),
+    -1.0,
+    1.0,
+)
+ATAN = _s_shaped(
+    "atan", lambda p, x: torch.atan(x), _atan_candidates, lambda p, x: 1 / (1 + x * x), -math.inf, math.inf
+)
+SOFTSIGN = _s_shaped(
+    "softsign", _softsign, _softsign_candidates, lambda p, x: (1 + x.abs()) ** -2, -1.0, 1.0
+)
+EXP = _record(
+    "exp", lambda p, x: torch.exp(x), _exp_candidates, lambda p, x: torch.exp(x), limits=(0.0, math.inf)
+)
+LOG = _record("log", lambda p, x: torch.log(x), _log_candidates, lambda p, x: 1 / x)
+SQRT = _record(
+    "sqrt", lambda p, x: torch.sqrt(x), _sqrt_candidates, lambda p, x: 0.5 / torch.sqrt(x), limits=(0.0, math.inf)
+)
+RECIPROCAL = _record(
+    "reciprocal", lambda p, x: 1 / x, _reciprocal_candidates, lambda p, x: -1 / (x * x), breakpoints=_zero
+)
+POW = _record(
+    "pow", _pow, _pow_candidates, _pow_derivative, limits=_pow_limits, breakpoints=_pow_breakpoints
+)
+SIN = _record("sin", lambda p, x: torch.sin(x), _sin_candidates, lambda p, x: torch.cos(x), limits=(-1.0, 1.0))
+COS = _record("cos", lambda p, x: torch.cos(x), _cos_candidates, lambda p, x: -torch.sin(x), limits=(-1.0, 1.0))
+TAN = _record("tan", lambda p, x: torch.tan(x), _tan_candidates, lambda p, x: torch.cos(x) ** -2)
+SOFTPLUS = _record(
+    "softplus", _softplus, _softplus_candidates, lambda p, x: torch.sigmoid(x), limits=(0.0, math.inf)
+)
+ELU = _record(
+    "elu",
+    _elu,
+    _elu_candidates,
+    _elu_derivative,
+    constants=("alpha",),
+    linear=_linear_above_zero,
+    breakpoints=_zero,
+)
+SELU = _record(
+    "selu",
+    _selu,
+    _selu_candidates,
+    _selu_derivative,
+    constants=("alpha", "gamma"),
+    linear=_linear_above_zero,
+    breakpoints=_zero,
+)
+CELU = _record(
+    "celu",
+    _celu,
+    _celu_candidates,
+    _celu_derivative,
+    constants=("alpha",),
+    linear=_linear_above_zero,
+    breakpoints=_zero,
+)
+GELU = _bracketed_record(
+    "gelu", _gelu, _gelu_derivative, (-math.sqrt(2), math.sqrt(2)), 12.0, _gelu_error
+)
+GELU_TANH = _bracketed_record(
+    "gelu_tanh", _gelu_tanh, _gelu_tanh_derivative, (-1.4185040087908284, 1.4185040087908284), 12.0, _gelu_tanh_error
+)
+SILU = _bracketed_record("silu", _silu, _silu_derivative, (-2.3993572805154677, 2.3993572805154677), 50.0, _plain_error)
+MISH = _bracketed_record("mish", _mish, _mish_derivative, (-2.2563763963607931, 1.4905711794854285), 50.0, _plain_error)
+HARD_SWISH = _record(
+    "hard_swish",
+    _hard_swish,
+    _hard_swish_candidates,
+    _hard_swish_derivative,
+    linear=_hard_swish_linear,
+    breakpoints=lambda p: (-3.0, 3.0),
+)
+
+OPERATORS = (
+    SIGMOID,
+    TANH,
+    ERF,
+    ATAN,
+    SOFTSIGN,
+    EXP,
+    LOG,
+    SQRT,
+    RECIPROCAL,
+    POW,
+    SIN,
+    COS,
+    TAN,
+    SOFTPLUS,
+    ELU,
+    SELU,
+    CELU,
+    GELU,
+    GELU_TANH,
+    SILU,
+    MISH,
+    HARD_SWISH,
+)
