@@ -43,11 +43,12 @@ def read_expression(
             name, opened, operands = stack.pop()
             if not operands:
                 raise source.error(tokens.start[opened], f"({name}) is empty; give it operands")
-            value = _apply(name, operands)
-            if value is None:
+            result = _apply(name, operands)
+            if result is None:
                 raise source.error(
                     tokens.start[opened], "a product of variables is not linear; not supported"
                 )
+            value = result
         else:
             raise source.error(tokens.start[place], "expected a number, a variable or an expression")
         position += 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def join(first: Atoms, second: Atoms) -> Atoms:
     """The atoms of `first`, then those of `second`."""
     if not len(second):
         return first
-    parts = {}
+    parts: dict[str, Any] = {}
     for field in fields(Atoms):
         left, right = getattr(first, field.name), getattr(second, field.name)
         if field.name == "term_start":
@@ -109,10 +110,10 @@ def read_atoms(
     is_variable = [_starts_as_variable(tokens, side) for side in (left, right)]
     is_input = [np.zeros(len(opening), bool) for _ in range(2)]
     index = [np.zeros(len(opening), np.int64) for _ in range(2)]
-    for side, which in enumerate((left, right)):
-        here = np.flatnonzero(is_variable[side])
-        is_input[side][here], index[side][here] = read_variables(tokens, which[here], source)
-        _check_declared(tokens, which[here], is_input[side][here], index[side][here], counts, source)
+    for end, which in enumerate((left, right)):
+        here = np.flatnonzero(is_variable[end])
+        is_input[end][here], index[end][here] = read_variables(tokens, which[here], source)
+        _check_declared(tokens, which[here], is_input[end][here], index[end][here], counts, source)
     value, exact = np.zeros(len(opening)), np.ones(len(opening), bool)
     number_left, number_right = ~is_variable[0] & is_variable[1], is_variable[0] & ~is_variable[1]
     _check_shapes(tokens, opening, is_variable, is_input, source)

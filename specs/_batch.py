@@ -98,7 +98,7 @@ def _fill(
         values = np.repeat(np.stack(query._base_box(kind))[None], boxes, axis=0)
         query._tighten(values, owner, atom, kind)
         if kind == query._rounded_key:
-            empty = (-values[:, 0] > values[:, 1]).any(axis=1)
+            np.any(-values[:, 0] > values[:, 1], axis=1, out=empty)
         else:
             results.append(values)
     outward, witness = results[0], results[1].astype(query.element_type)

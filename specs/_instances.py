@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
 import io
 import os
@@ -24,12 +25,12 @@ class Instance:
     timeout: float  # seconds
     folder: Path  # that the two names are relative to
 
-    @property
+    @builtins.property  # a field has the plain name
     def network_path(self) -> Path:
         """The network's file, plain or `.gz`; it may not exist."""
         return resolve(self.folder / self.network)
 
-    @property
+    @builtins.property  # a field has the plain name
     def property_path(self) -> Path:
         """The property's file, plain or `.gz`; it may not exist."""
         return resolve(self.folder / self.property)
@@ -58,7 +59,7 @@ def _read_list(path: Path) -> list[Instance]:
     absolute = folder.resolve()
     category = absolute.parent.name if absolute.name in ("1.0", "2.0") else absolute.name
     reader = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig", "replace")), skipinitialspace=True)
-    instances = []
+    instances: list[Instance] = []
     try:
         for row in reader:
             row = [cell.strip() for cell in row]

@@ -168,7 +168,7 @@ class _ExtraAtoms:
             operands.append(operand)
         if len(operands) != 2:
             raise self._error(place, f"{name} takes two operands, got {len(operands)}")
-        self.rows.append(self._normal(OPERATIONS[name], *operands, place))
+        self.rows.append(self._normal(OPERATIONS[name], operands[0], operands[1], place))
         return position + 1, self.first + len(self.rows) - 1
 
     def _error(self, place: int, message: str) -> Exception:

@@ -111,9 +111,10 @@ def _declarations(
             if tokens.word(token).lower() != "real":
                 raise source.error(tokens.start[token], "unsupported type; VNN-LIB 1.0 variables are Real")
     is_input, index = read_variables(tokens, declared + 2, source)
-    counts = tuple(
-        _check_contiguous(tokens, declared[mask] + 2, index[mask], letter, source)
-        for letter, mask in (("X", is_input), ("Y", ~is_input))
+    inputs, outputs = declared[is_input] + 2, declared[~is_input] + 2
+    counts = (
+        _check_contiguous(tokens, inputs, index[is_input], "X", source),
+        _check_contiguous(tokens, outputs, index[~is_input], "Y", source),
     )
     keep = operation >= 0
     return declared, triples[keep], operation[keep], counts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
 import io
 import os
@@ -23,7 +24,7 @@ class ResultRow:
     result: str
     run_time: float
 
-    @property
+    @builtins.property  # a field has the plain name
     def key(self) -> tuple[str, str, str]:
         """What identifies the instance."""
         return self.category, _plain(self.network), _plain(self.property)
