@@ -1,0 +1,46 @@
+"""Interval propagation: a box for every value, each node from the boxes of its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from provenn.bounds.propagate.plan import Plan
+
+Box = tuple[Tensor, Tensor]
+
+
+def interval_boxes(
+    plan: Plan,
+    inputs: Mapping[int, Box],
+    *,
+    known: Mapping[int, Box] | None = None,
+    tighten: Callable[[int, Box, dict[int, Box]], Box] | None = None,
+    until: int | None = None,
+) -> dict[int, Box]:
+    """A box ``[domains, *shape]`` for every value up to ``until``, outward rounded in float64.
+
+    ``known`` boxes are facts that are intersected with what the interval gives. ``tighten(value, box, boxes)`` may
+    replace the box of a value that relaxations read before anything is derived from it.
+    """
+    boxes: dict[int, Box] = {}
+    bounded = frozenset(plan.bounded)
+    for index, node in enumerate(plan.graph.nodes):
+        if until is not None and index > until:
+            break
+        if index in inputs:
+            box = inputs[index]
+        else:
+            box = plan.operators[index].interval(plan.prepared[index], *(boxes[i] for i in node.inputs))
+        if known is not None and index in known:
+            box = intersect(box, known[index])
+        if tighten is not None and index in bounded:
+            box = tighten(index, box, boxes)
+        boxes[index] = box
+    return boxes
+
+
+def intersect(a: Box, b: Box) -> Box:
+    """The common part; where it is empty the lower end exceeds the upper end."""
+    return a[0].maximum(b[0]), a[1].minimum(b[1])

@@ -1,0 +1,115 @@
+"""The two lines (or planes) of every relaxed node over given boxes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.ops import relaxation
+from provenn.bounds.ops._operator import Multivariate, Univariate
+from provenn.bounds.propagate.plan import Plan
+
+# Operators whose lower lines all have offset 0: any slope between the two pieces goes through the break point.
+THROUGH_ORIGIN = frozenset({"relu", "leaky_relu"})
+
+Boxes = Mapping[int, tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Window:
+    """Where the slopes of a window operator go: ``indices [*shape, n]`` into the flattened operand, -1 absent."""
+
+    indices: Tensor
+    operand_shape: tuple[int, ...]
+
+    def scatter(self, spread: Tensor) -> Tensor:
+        """Coefficients ``[domains, rows, *shape, n]`` summed onto the operand ``[domains, rows, *operand_shape]``."""
+        domains, rows = spread.shape[:2]
+        size = int(torch.Size(self.operand_shape).numel())
+        result = spread.new_zeros(domains * rows, size)
+        flat = self.indices.reshape(-1).clamp(min=0)  # slopes of absent positions are zero
+        result.index_add_(1, flat, spread.reshape(domains * rows, -1))
+        return result.view(domains, rows, *self.operand_shape)
+
+    def gather(self, z: Tensor) -> Tensor:
+        """The operand's elements ``[domains, rows, *operand_shape]`` under every window."""
+        domains, rows = z.shape[:2]
+        flat = self.indices.reshape(-1).clamp(min=0)
+        return z.reshape(domains, rows, -1)[:, :, flat].view(domains, rows, *self.indices.shape)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lower and upper lines of a relaxed node: ``sum_i slope_i x_i + offset``.
+
+    Slopes and offsets are ``[1|domains, 1|rows, *shape]`` (slopes of a window operator have the window as
+    last axis); an offset of None is zero; no slopes at all means constant lines (an opaque node).
+    """
+
+    lower_slopes: tuple[Tensor, ...]
+    lower_offset: Tensor | None
+    upper_slopes: tuple[Tensor, ...]
+    upper_offset: Tensor | None
+    window: Window | None = None
+
+    def reach(self, plan: Plan, index: int, value: Mapping[int, Tensor]) -> Tensor:
+        """Bound of ``|slope| |x| + |offset|`` over both lines and the box, ``[1|domains, 1|rows, *shape]``."""
+        result = value[index][None, None]
+        for bound in (self.lower_offset, self.upper_offset):
+            if bound is not None:
+                result = result + bound.abs()
+        for operand, lower, upper in zip(plan.graph.nodes[index].inputs, self.lower_slopes, self.upper_slopes):
+            steepest = torch.maximum(lower.abs(), upper.abs())
+            if self.window is None:
+                result = result + steepest * value[operand]
+            else:
+                result = result + (steepest * self.window.gather(value[operand][None, None])).sum(-1)
+        return result
+
+
+def relax(
+    plan: Plan,
+    index: int,
+    boxes: Boxes,
+    slopes: tuple[Tensor | None, Tensor | None] | None = None,
+) -> Lines:
+    """Lines of relaxed node ``index`` over the boxes of its operands.
+
+    ``slopes`` are the (lower, upper) slopes to use for an elementwise operator, ``[domains, 1|rows, *shape]``,
+    None for the starting slope. Offsets follow from the slopes (DESIGN 5), so any slope is sound.
+    """
+    operator, prepared = plan.operators[index], plan.prepared[index]
+    operands = plan.graph.nodes[index].inputs
+    if isinstance(operator, Univariate):
+        lower, upper = boxes[operands[0]]
+        given = slopes or (None, None)
+        kl, bl, ku, bu = relaxation.lines(operator, prepared, lower.unsqueeze(1), upper.unsqueeze(1), *given)
+        return Lines((kl,), None if operator.name in THROUGH_ORIGIN else bl, (ku,), bu)
+    if isinstance(operator, Multivariate):
+        low, high = operator.relax(prepared, None, *(boxes[i] for i in operands))
+        window = None
+        if "indices" in prepared.tensors:
+            window = Window(prepared.tensors["indices"], plan.shape(operands[0]))
+        return Lines(
+            tuple(s.unsqueeze(1) for s in low.slopes),
+            low.offset.unsqueeze(1),
+            tuple(s.unsqueeze(1) for s in high.slopes),
+            high.offset.unsqueeze(1),
+            window,
+        )
+    lower, upper = operator.interval(prepared, *(boxes[i] for i in operands))
+    return Lines((), lower.unsqueeze(1), (), upper.unsqueeze(1))
+
+
+def relax_all(
+    plan: Plan,
+    target: int,
+    boxes: Boxes,
+    slopes: Mapping[int, tuple[Tensor | None, Tensor | None]] | None = None,
+) -> dict[int, Lines]:
+    """Lines of every relaxed node below the target."""
+    given = slopes or {}
+    return {index: relax(plan, index, boxes, given.get(index)) for index in plan.relaxed_below(target)}

@@ -1,0 +1,274 @@
+"""Domains below one root box that differ in their splits of intermediate values.
+
+Boxes of intermediate values are the root's facts, changed only at split elements. The search bounds in float32, with
+slopes and multipliers optimised and inherited; a leaf is refuted when the same bound in float64 less its error is positive.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.ops._operator import Univariate
+from provenn.bounds.propagate.interval import Box
+from provenn.bounds.propagate.intermediate import unstable
+from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
+from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.rounding import RoundingError
+from provenn.verifier.pool import Fields
+from provenn.verifier.problem import Clauses, Problem
+from provenn.verifier.root import Facts
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The splittable scalars: for each value its flat elements and where they sit among all columns."""
+
+    values: tuple[int, ...]
+    elements: tuple[Tensor, ...]
+    start: tuple[int, ...]
+    total: int
+
+
+def columns_of(plan: Plan, facts: Facts, output: int) -> Columns:
+    """Every element of a value that an elementwise operator reads with a gap."""
+    values, elements, start, total = [], [], [], 0
+    below = set(plan.relaxed_below(output))
+    for value, box in facts.boxes.items():
+        if not any(i in below and isinstance(plan.operators[i], Univariate) for i in plan.consumers[value]):
+            continue
+        found = unstable(plan, value, box).flatten().nonzero().squeeze(1)
+        if found.numel():
+            values.append(value)
+            elements.append(found)
+            start.append(total)
+            total += found.numel()
+    return Columns(tuple(values), tuple(elements), tuple(start), total)
+
+
+class Fixed:
+    """Bounds domains ``(clause, lower, upper, sign, parameters)`` over the columns, float32 ``[domains, columns]``."""
+
+    name = "neuron splits"
+
+    def __init__(self, problem: Problem, clauses: Clauses, facts: Facts, *, steps: int, candidates: int):
+        self.problem, self.clauses, self.facts = problem, clauses, facts
+        self.exact, self.search = problem.plan(torch.float64), problem.plan(torch.float32)
+        self.steps, self.candidates = steps, candidates
+        self.columns = columns_of(self.search, facts, problem.output)
+        self.boxes = {torch.float32: facts.cast(torch.float32), torch.float64: facts.boxes}
+        self.inputs = {
+            torch.float64: facts.inputs,
+            torch.float32: {i: (b[0].float(), b[1].float()) for i, b in facts.inputs.items()},
+        }
+        self.rows = clauses.rows.view(*clauses.rows.shape[:2], *problem.output_shape)
+        self._kept: Tensor | None = None
+        self.confirm_failures = 0
+
+    def roots(self, flat: Tensor | None = None) -> Fields:
+        count, device = len(self.clauses), self.problem.device
+        pick = lambda side: self._gather({v: b[side] for v, b in self.boxes[torch.float32].items()})  # noqa: E731
+        lower, upper = pick(0).expand(count, -1), pick(1).expand(count, -1)
+        return {
+            "clause": torch.arange(count, device=device),
+            "lower": lower,
+            "upper": upper,
+            "sign": torch.zeros(count, self.columns.total, dtype=torch.int8, device=device),
+            "bound": torch.full((count,), -torch.inf, dtype=torch.float64, device=device),
+            "column": torch.zeros(count, dtype=torch.int64, device=device),
+            "point": torch.zeros(count, device=device),
+        }
+
+    def _gather(self, dense: dict[int, Tensor]) -> Tensor:
+        """Columns ``[domains, columns]`` of dense tensors ``[domains, *shape]``."""
+        parts = [dense[v].flatten(1)[:, e] for v, e in zip(self.columns.values, self.columns.elements)]
+        return torch.cat(parts, 1) if parts else torch.zeros(1, 0, device=self.problem.device)
+
+    def _spread(self, base: dict[int, Tensor], flat: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
+        """Dense tensors ``[domains, *shape]`` of the values with columns: ``base`` with the columns replaced."""
+        result = {}
+        for value, elements, start in zip(self.columns.values, self.columns.elements, self.columns.start):
+            dense = base[value].flatten(1).expand(flat.shape[0], -1).clone()
+            dense[:, elements] = flat[:, start : start + elements.numel()].to(dtype)
+            result[value] = dense.view(flat.shape[0], *self.search.shape(value))
+        return result
+
+    def objective(self, fields: Fields, dtype: torch.dtype) -> Objective:
+        """The bound of every domain's rows as a function of slopes and multipliers."""
+        plan = self.search if dtype == torch.float32 else self.exact
+        base = self.boxes[dtype]
+        lower = self._spread({v: b[0] for v, b in base.items()}, fields["lower"], dtype)
+        upper = self._spread({v: b[1] for v, b in base.items()}, fields["upper"], dtype)
+        boxes: dict[int, Box] = dict(base)
+        boxes.update({v: (lower[v], upper[v]) for v in lower})
+        zero = {v: torch.zeros_like(base[v][0]) for v in lower}
+        sign = self._spread(zero, fields["sign"], dtype)
+        point = {v: torch.where(sign[v] > 0, lower[v], upper[v]) * sign[v].abs() for v in lower}
+        rows = self.rows[fields["clause"]].to(dtype)
+        return Objective(plan, self.problem.output, rows, boxes, self.inputs[dtype], Splits(sign, point))
+
+    def kept(self, objective: Objective) -> Tensor:
+        """Positions of the flat parameters that domains inherit: slopes and multipliers of the columns."""
+        if self._kept is None:
+            place = dict(zip(self.columns.values, self.columns.elements))
+            parts = []
+            for segment in objective.layout.segments:
+                value = segment.index
+                if segment.kind != "beta":
+                    value = self.search.graph.nodes[segment.index].inputs[0]
+                if value in place:
+                    parts.append(segment.start + place[value])
+            self._kept = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+        return self._kept
+
+    def _start(self, objective: Objective, fields: Fields) -> Tensor:
+        flat = objective.start()
+        if "parameters" in fields:
+            flat[:, :, self.kept(objective)] = fields["parameters"]
+            flat = torch.minimum(torch.maximum(flat, objective.low), objective.high)
+        return flat
+
+    def bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]:
+        """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``, number refuted)."""
+        objective = self.objective(fields, torch.float32)
+        threshold = self.clauses.threshold[fields["clause"]]
+        start = self._start(objective, fields)
+        found = optimise(objective, Schedule(steps=self.steps), start=start, threshold=threshold.float(), any_row=True)
+        margin = (found.bound.double() - threshold).amax(1)
+        refuted = margin > 0
+        if refuted.any():
+            index = refuted.nonzero().squeeze(1)
+            confirmed = self.confirm({k: v[index] for k, v in fields.items()}, found.parameters[index])
+            refuted[index] = confirmed
+            self.confirm_failures += int((~confirmed).sum())
+        open_ = (~refuted).nonzero().squeeze(1)
+        kept = {k: v[open_] for k, v in fields.items()}
+        kept["bound"] = torch.nan_to_num(margin[open_], nan=-torch.inf)
+        kept["parameters"] = found.parameters[open_][:, :, self.kept(objective)]
+        row = (found.bound.double() - threshold).argmax(1)[open_]
+        minimiser = self._minimiser(found, open_, row)
+        if open_.numel():
+            self._choose(kept, found, objective, open_, row)
+        return kept, minimiser, refuted.sum()
+
+    def _minimiser(self, found: Optimised, open_: Tensor, row: Tensor) -> Tensor:
+        x = found.minimiser.get(self.problem.input)
+        if x is None:
+            return torch.zeros(0, int(torch.Size(self.problem.input_shape).numel()), device=self.problem.device)
+        x = x.expand(max(x.shape[0], found.bound.shape[0]), *x.shape[1:])
+        return x[open_, row].flatten(1).double()
+
+    def confirm(self, fields: Fields, flat: Tensor) -> Tensor:
+        """Which domains are refuted by the same parameters in float64, less the error term."""
+        objective = self.objective(fields, torch.float64)
+        flat = torch.minimum(torch.maximum(flat.double(), objective.low), objective.high)
+        bound, _ = objective.bound(flat, error=RoundingError(self.exact, self.facts.magnitudes))
+        return (bound > self.clauses.threshold[fields["clause"]]).any(1)
+
+    # -- branching -----------------------------------------------------------------------------------
+
+    def _choose(self, kept: Fields, found: Optimised, objective: Objective, open_: Tensor, row: Tensor) -> None:
+        """Set ``column`` and ``point`` of every open domain; column -1 where nothing is left to split."""
+        gap, loss = self._scores(found, objective, open_, row)
+        splittable = self._splittable(kept)
+        gap, loss = gap.masked_fill(~splittable, -1), loss.masked_fill(~splittable, -1)
+        count = min(self.candidates, gap.shape[1])
+        if count == 0:
+            kept["column"] = torch.full_like(kept["column"], -1)
+            return
+        half = max(1, count // 2)
+        proposals = torch.cat([gap.topk(half, 1).indices, loss.topk(count - half, 1).indices], 1) if count > 1 else (
+            gap.topk(1, 1).indices
+        )
+        column = proposals[:, 0]
+        if proposals.shape[1] > 1:
+            column = self._evaluate(kept, proposals)
+        kept["column"] = torch.where(splittable.any(1), column, -1)
+        kept["point"] = self._points(kept, kept["column"].clamp(min=0))
+
+    def _splittable(self, fields: Fields) -> Tensor:
+        """Columns that an operator still reads with a gap: a break point inside, or a width worth halving."""
+        lower, upper = fields["lower"], fields["upper"]
+        parts = []
+        for value, elements, start in zip(self.columns.values, self.columns.elements, self.columns.start):
+            low, high = lower[:, start : start + elements.numel()], upper[:, start : start + elements.numel()]
+            parts.append(self._reads_with_gap(value, low, high))
+        return torch.cat(parts, 1)
+
+    def _reads_with_gap(self, value: int, low: Tensor, high: Tensor) -> Tensor:
+        result = torch.zeros_like(low, dtype=torch.bool)
+        for index in self.search.consumers[value]:
+            operator = self.search.operators[index]
+            if not isinstance(operator, Univariate):
+                continue
+            if operator.piecewise_linear:
+                for point in operator.breakpoints(self.search.prepared[index]):
+                    result |= (low < point) & (high > point)
+            else:
+                result |= (high - low) > 1e-6 * torch.maximum(low.abs(), high.abs()).clamp(min=1e-6)
+        return result
+
+    def _points(self, fields: Fields, column: Tensor) -> Tensor:
+        """Where to split: a break point inside the box, else the midpoint."""
+        low = fields["lower"].gather(1, column.unsqueeze(1)).squeeze(1)
+        high = fields["upper"].gather(1, column.unsqueeze(1)).squeeze(1)
+        result = 0.5 * (low + high)
+        for value, elements, start in zip(self.columns.values, self.columns.elements, self.columns.start):
+            mine = (column >= start) & (column < start + elements.numel())
+            for index in self.search.consumers[value]:
+                operator = self.search.operators[index]
+                if isinstance(operator, Univariate) and operator.piecewise_linear:
+                    for point in operator.breakpoints(self.search.prepared[index]):
+                        at = torch.as_tensor(point, dtype=low.dtype, device=low.device)
+                        result = torch.where(mine & (low < at) & (high > at), at, result)
+        return result
+
+    def _scores(self, found: Optimised, objective: Objective, open_: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+        """Two cheap scores ``[open, columns]``: the relaxation gap at the minimiser, and the offset the line costs."""
+        gaps, losses = {}, {}
+        trace, lines = found.trace, found.lines
+        for value in self.columns.values:
+            gaps[value] = losses[value] = torch.zeros(open_.numel(), *self.search.shape(value), device=row.device)
+            for index in self.search.consumers[value]:
+                if index not in trace.positive or not isinstance(self.search.operators[index], Univariate):
+                    continue
+                pick = lambda t: t.expand(found.bound.shape[0], found.bound.shape[1], *t.shape[2:])[open_, row]  # noqa: E731
+                positive, negative, z = pick(trace.positive[index]), pick(trace.negative[index]), pick(found.values[value])
+                line = lines[index]
+                low = pick(line.lower_slopes[0]) * z
+                if line.lower_offset is not None:
+                    low = low + pick(line.lower_offset)
+                offset = pick(line.upper_offset)
+                high = pick(line.upper_slopes[0]) * z + offset
+                y = self.search.operators[index].evaluate(self.search.prepared[index], z)
+                gaps[value] = gaps[value] + positive * (y - low) + negative * (y - high)
+                losses[value] = losses[value] - negative * offset
+        return self._gather(gaps), self._gather(losses)
+
+    def _evaluate(self, kept: Fields, proposals: Tensor) -> Tensor:
+        """Bound the children of every proposal at the parent's parameters; keep the best worse child."""
+        domains, count = proposals.shape
+        repeated = {
+            k: v.repeat_interleave(count, 0) for k, v in kept.items() if k not in ("column", "point")
+        }
+        repeated["column"] = proposals.reshape(-1)
+        repeated["point"] = self._points(repeated, repeated["column"])
+        children = self.split(repeated)
+        objective = self.objective(children, torch.float32)
+        bound, _ = objective.bound(self._start(objective, children))
+        worst = (bound.double() - self.clauses.threshold[children["clause"]]).amax(1).view(2, domains, count)
+        score = worst.amin(0) + 0.05 * worst.amax(0).clamp(max=0)
+        return proposals.gather(1, torch.nan_to_num(score, nan=-torch.inf).argmax(1, keepdim=True)).squeeze(1)
+
+    def split(self, fields: Fields) -> Fields:
+        """Two children per domain: below and above the point of the chosen column."""
+        column, point = fields["column"].unsqueeze(1), fields["point"].unsqueeze(1)
+        one = torch.ones_like(column, dtype=torch.int8)
+        below = dict(fields, upper=fields["upper"].scatter(1, column, point), sign=fields["sign"].scatter(1, column, -one))
+        above = dict(fields, lower=fields["lower"].scatter(1, column, point), sign=fields["sign"].scatter(1, column, one))
+        return {name: torch.cat([below[name], above[name]]) for name in fields}
+
+    def splittable(self, fields: Fields) -> Tensor:
+        return fields["column"] >= 0

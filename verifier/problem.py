@@ -1,0 +1,99 @@
+"""A network and a property made ready: plans per element type, rows of clauses as tensors, fixed inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from provenn.bounds.graph import Graph
+from provenn.bounds.propagate.interval import Box, interval_boxes
+from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.rounding import Magnitudes
+from provenn.specs import ClauseBatch, Query
+
+
+@dataclass(frozen=True)
+class Clauses:
+    """Clauses as tensors: a violation of clause c is ``rows[c] . y <= threshold[c]`` in every row, inside its box.
+
+    ``lower``/``upper`` ``[boxes, inputs]``, ``box`` ``[clauses]``, ``rows`` ``[clauses, r, outputs]``, ``threshold``
+    ``[clauses, r]``; clauses with fewer rows repeat their last one.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    box: Tensor
+    rows: Tensor
+    threshold: Tensor
+
+    def __len__(self) -> int:
+        return self.box.shape[0]
+
+    def select(self, index: Tensor) -> Clauses:
+        return Clauses(self.lower, self.upper, self.box[index], self.rows[index], self.threshold[index])
+
+
+def dense_clauses(batch: ClauseBatch, outputs: int, device: torch.device) -> Clauses:
+    """Turn a batch of sparse clauses into tensors (float64)."""
+    count = len(batch.clause_box)
+    per_clause = np.bincount(batch.row_clause, minlength=count) if count else np.zeros(0, dtype=np.int64)
+    most = max(1, int(per_clause.max(initial=0)))
+    first = np.concatenate([[0], np.cumsum(per_clause)[:-1]]).astype(np.int64)
+    table = first[:, None] + np.minimum(np.arange(most)[None, :], np.maximum(per_clause, 1)[:, None] - 1)
+    matrix = np.zeros((len(batch.threshold), outputs))
+    owner = np.repeat(np.arange(len(batch.threshold)), np.diff(batch.row_start))
+    np.add.at(matrix, (owner, batch.column), batch.coefficient)
+    threshold = np.asarray(batch.threshold)
+    if len(threshold) == 0:  # no output condition: every input violates; 0 . y <= 0
+        matrix, threshold = np.zeros((1, outputs)), np.zeros(1)
+        table = np.zeros((count, 1), dtype=np.int64)
+    to = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)  # noqa: E731
+    return Clauses(
+        to(batch.lower), to(batch.upper), to(np.asarray(batch.clause_box)), to(matrix[table]), to(threshold[table])
+    )
+
+
+class Problem:
+    """One network, one property, one device."""
+
+    def __init__(self, graph: Graph, query: Query, device: torch.device):
+        self.graph, self.query, self.device = graph, query, device
+        self.input, self.output = graph.inputs[0], graph.outputs[0]
+        self.input_shape = graph.nodes[self.input].shape
+        self.output_shape = graph.nodes[self.output].shape
+        self.outputs = graph.nodes[self.output].size
+        self._plans: dict[torch.dtype, Plan] = {}
+
+    def plan(self, dtype: torch.dtype) -> Plan:
+        if dtype not in self._plans:
+            self._plans[dtype] = Plan(self.graph, dtype, self.device)
+        return self._plans[dtype]
+
+    def input_boxes(self, lower: Tensor, upper: Tensor, dtype: torch.dtype = torch.float64) -> dict[int, Box]:
+        """Flat input boxes ``[domains, inputs]`` as the bounders take them."""
+        shape = (lower.shape[0], *self.input_shape)
+        return {self.input: (lower.to(dtype).view(shape), upper.to(dtype).view(shape))}
+
+    @cached_property
+    def hull(self) -> tuple[Tensor, Tensor]:
+        """One flat box ``[1, inputs]`` around all clauses' boxes."""
+        lower, upper = self.query.input_box
+        to = lambda a: torch.from_numpy(np.array(a, dtype=np.float64)).to(self.device)[None]  # noqa: E731
+        return to(lower), to(upper)
+
+    @cached_property
+    def free_inputs(self) -> Tensor:
+        """Flat indices of inputs that vary: wider than the rounding of a literal."""
+        lower, upper = self.hull[0][0], self.hull[1][0]
+        scale = torch.maximum(lower.abs(), upper.abs()).clamp(min=1e-30)
+        return ((upper - lower) > 2e-7 * scale).nonzero().squeeze(1)
+
+    @cached_property
+    def magnitudes(self) -> Magnitudes:
+        """Bounds of all values over the hull, from intervals: valid for every domain."""
+        plan = self.plan(torch.float64)
+        return Magnitudes(plan, interval_boxes(plan, self.input_boxes(*self.hull)))

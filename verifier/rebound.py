@@ -1,0 +1,118 @@
+"""Domains that differ in their input boxes: every bound is made anew, in float64, rounded outward.
+
+This is the bounder of networks with few free inputs. Nothing but the input box (and the clause) is inherited, so a
+domain needs no confirmation: its margin is already a proof.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.propagate.backward import Trace, backward
+from provenn.bounds.propagate.intermediate import intermediate_boxes
+from provenn.bounds.propagate.lines import relax_all
+from provenn.bounds.propagate.rounding import RoundingError
+from provenn.verifier.clip import clip_box
+from provenn.verifier.pool import Fields
+from provenn.verifier.problem import Clauses, Problem
+
+
+class Rebound:
+    """Bounds domains ``(clause, lower, upper)`` whose columns are the free inputs, ``[domains, free]`` float64."""
+
+    name = "input splits"
+
+    def __init__(self, problem: Problem, clauses: Clauses):
+        self.problem, self.clauses = problem, clauses
+        self.plan = problem.plan(torch.float64)
+        self.free = problem.free_inputs
+
+    def roots(self) -> Fields:
+        """One domain per clause."""
+        index = torch.arange(len(self.clauses), device=self.problem.device)
+        box = self.clauses.box
+        return {
+            "clause": index,
+            "lower": self.clauses.lower[box][:, self.free],
+            "upper": self.clauses.upper[box][:, self.free],
+            "bound": torch.full((len(self.clauses),), -torch.inf, dtype=torch.float64, device=self.problem.device),
+            "axis": torch.zeros_like(index),
+        }
+
+    def whole(self, fields: Fields) -> tuple[Tensor, Tensor]:
+        """Full input boxes ``[domains, inputs]``: the clause's box with the free columns replaced."""
+        box = self.clauses.box[fields["clause"]]
+        lower, upper = self.clauses.lower[box], self.clauses.upper[box]
+        lower[:, self.free], upper[:, self.free] = fields["lower"], fields["upper"]
+        return lower, upper
+
+    def bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]:
+        """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``, number refuted)."""
+        lower, upper = self.whole(fields)
+        inputs = self.problem.input_boxes(lower, upper)
+        magnitudes = self.problem.magnitudes
+        boxes = intermediate_boxes(self.plan, inputs, magnitudes=magnitudes, until=self.problem.output)
+        rows = self.clauses.rows[fields["clause"]]
+        threshold = self.clauses.threshold[fields["clause"]]
+        trace = Trace()
+        lines = relax_all(self.plan, self.problem.output, boxes)
+        value = backward(
+            self.plan,
+            self.problem.output,
+            rows.view(*rows.shape[:2], *self.problem.output_shape),
+            lines,
+            inputs,
+            trace=trace,
+            error=RoundingError(self.plan, magnitudes),
+        )
+        margin = value - threshold
+        refuted = (value > threshold).any(1)
+        empty = self._contradictory(boxes, lower.shape[0])
+        if self.problem.input in trace.inputs:
+            a = trace.inputs[self.problem.input].flatten(2).expand(*value.shape, -1)
+        else:
+            a = torch.zeros(*value.shape, lower.shape[1], dtype=value.dtype, device=value.device)
+        free = a[:, :, self.free]
+        # threshold - value rounds: one ulp outward keeps the clip sound
+        sound = torch.nextafter(margin, torch.full_like(margin, -torch.inf))
+        low, high = clip_box(fields["lower"], fields["upper"], free, sound)
+        refuted = refuted | empty | (low > high).any(1)
+        open_ = ~refuted
+        best, row = margin.max(1)
+        chosen = a[torch.arange(a.shape[0], device=a.device), row]
+        minimiser = torch.where(chosen >= 0, lower, upper)
+        score = (free.abs().amax(1) + 1e-9) * (high - low)
+        kept = {
+            "clause": fields["clause"][open_],
+            "lower": low[open_],
+            "upper": high[open_],
+            "bound": torch.nan_to_num(best[open_], nan=-torch.inf),
+            "axis": score[open_].argmax(1) if open_.any() else fields["axis"][open_],
+        }
+        return kept, minimiser[open_], refuted.sum()
+
+    def _contradictory(self, boxes: dict, domains: int) -> Tensor:
+        """Domains with a value whose sound bounds exclude each other: nothing is in them."""
+        result = torch.zeros(domains, dtype=torch.bool, device=self.problem.device)
+        for value in self.plan.bounded:
+            if value in boxes:
+                lower, upper = boxes[value]
+                result |= (lower > upper).flatten(1).any(1)
+        return result
+
+    def split(self, fields: Fields) -> Fields:
+        """Two children per domain: the chosen axis halved."""
+        axis = fields["axis"].unsqueeze(1)
+        lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
+        middle = lower + 0.5 * (upper - lower)
+        left = dict(fields, upper=fields["upper"].scatter(1, axis, middle))
+        right = dict(fields, lower=fields["lower"].scatter(1, axis, middle))
+        return {name: torch.cat([left[name], right[name]]) for name in fields}
+
+    def splittable(self, fields: Fields) -> Tensor:
+        """Whether the chosen axis still has an inner point."""
+        axis = fields["axis"].unsqueeze(1)
+        lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
+        middle = lower + 0.5 * (upper - lower)
+        return ((middle > lower) & (middle < upper)).squeeze(1)
