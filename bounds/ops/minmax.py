@@ -51,7 +51,9 @@ def _max_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
     # One operand alone is never above the maximum; a mixture's slopes may add up to a little over 1.
     alone = (below == 0) | (below == 1)
     lower = Plane(
-        tuple(torch.where(alone, r, slope) for r, slope in zip((below, 1 - below), lower.slopes, strict=True)),
+        tuple(
+            torch.where(alone, r, slope) for r, slope in zip((below, 1 - below), lower.slopes, strict=True)
+        ),
         torch.where(alone, torch.zeros_like(low), lower.offset),
     )
     return _dominated(x, y, lower), _dominated(x, y, upper)
@@ -158,12 +160,8 @@ def _level_plane(lower: Tensor, upper: Tensor, weight: Tensor | None, low: Tenso
     return Plane((torch.where(fine.unsqueeze(-1), a, 0.0),), torch.where(fine, offset, high))
 
 
-MAX = Multivariate(
-    name="max", evaluate=_max, interval=_max_interval, relax=_max_relax, piecewise_linear=True
-)
-MIN = Multivariate(
-    name="min", evaluate=_min, interval=_min_interval, relax=_min_relax, piecewise_linear=True
-)
+MAX = Multivariate(name="max", evaluate=_max, interval=_max_interval, relax=_max_relax, piecewise_linear=True)
+MIN = Multivariate(name="min", evaluate=_min, interval=_min_interval, relax=_min_relax, piecewise_linear=True)
 WINDOW_MAX = Multivariate(
     name="window_max",
     evaluate=_window_max,

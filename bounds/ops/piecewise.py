@@ -136,7 +136,9 @@ def _two_slope_interval(negative: Tensor, lower: Tensor, upper: Tensor) -> Box:
     ends = tuple(torch.where(negative == 0, 0.0, end) for end in ends)
     pad = tuple(end.abs() * info.eps + (end != 0) * info.tiny for end in ends)
     low = torch.nan_to_num(torch.minimum(ends[0] - pad[0], ends[1] - pad[1]), nan=-torch.inf)
-    high = torch.nan_to_num(torch.maximum(ends[0] + pad[0], ends[1] + pad[1]), nan=torch.inf, posinf=torch.inf)
+    high = torch.nan_to_num(
+        torch.maximum(ends[0] + pad[0], ends[1] + pad[1]), nan=torch.inf, posinf=torch.inf
+    )
     low = torch.nan_to_num(low, neginf=-torch.inf, posinf=torch.finfo(low.dtype).max)
     right = upper > 0
     low = torch.where(right, torch.minimum(low, torch.zeros_like(low)), low)
@@ -278,7 +280,11 @@ def _hard_sigmoid_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Ten
     low, high = _hard_sigmoid_interval(p, lower, upper)
     flat = low == high
     inside = (low > 0) & (high < 1)
-    return flat | inside, torch.where(flat, 0.0, p.tensors["alpha"]), torch.where(flat, low, p.tensors["beta"])
+    return (
+        flat | inside,
+        torch.where(flat, 0.0, p.tensors["alpha"]),
+        torch.where(flat, low, p.tensors["beta"]),
+    )
 
 
 # -- sign, floor, ceil, round: jumps ---------------------------------------------------------------------

@@ -181,7 +181,9 @@ def _matmul_interval(p: Prepared, x: Box, y: Box) -> Box:
         low, high = _corner_sums((xl, xu), (yl, yu))
     else:
         low, high = _centre_radius((xl, xu), (yl, yu))
-    pad = magnitude * ((2 * inner + 8) * torch.finfo(low.dtype).eps) + torch.finfo(low.dtype).tiny * (inner + 1)
+    pad = magnitude * ((2 * inner + 8) * torch.finfo(low.dtype).eps) + torch.finfo(low.dtype).tiny * (
+        inner + 1
+    )
     low = torch.nan_to_num(low - pad, nan=-torch.inf)
     high = torch.nan_to_num(high + pad, nan=torch.inf, posinf=torch.inf)
     low = torch.where(magnitude.isfinite(), low, -torch.inf)

@@ -15,6 +15,7 @@ every offset covers the missing ulp because the function is continuous there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -84,6 +85,29 @@ def image(op: Univariate, p: Prepared, lower: Tensor, upper: Tensor) -> Box:
     """Interval image of any record: its offsets at slope 0."""
     zero = torch.zeros((), dtype=lower.dtype, device=lower.device)
     return lower_offset(op, p, zero, lower, upper), upper_offset(op, p, zero, lower, upper)
+
+
+def record(
+    name: str,
+    evaluate: Callable,
+    candidates: Callable,
+    derivative: Callable,
+    *,
+    limits: Callable | tuple[float, float] | None = None,
+    **fields,
+) -> Univariate:
+    """A record whose interval is its own support function at slope 0, cut to the range of f (``limits``)."""
+    fields.setdefault("breakpoints", lambda p: ())
+    bare = Univariate(
+        name=name, evaluate=evaluate, interval=None, candidates=candidates, derivative=derivative, **fields
+    )
+
+    def interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
+        low, high = image(bare, p, lower, upper)
+        found = limits(p) if callable(limits) else limits
+        return (low, high) if found is None else (low.clamp(*found), high.clamp(*found))
+
+    return replace(bare, interval=interval)
 
 
 @torch.no_grad()
@@ -279,7 +303,13 @@ def _envelope_slope(
 
 
 def _end_slope(
-    op: Univariate, p: Prepared, lower: Tensor, upper: Tensor, end: Tensor, support: Callable, reduce: Callable
+    op: Univariate,
+    p: Prepared,
+    lower: Tensor,
+    upper: Tensor,
+    end: Tensor,
+    support: Callable,
+    reduce: Callable,
 ) -> Tensor:
     """One-sided derivative of an envelope at ``end``: Newton steps, each a chord from the end."""
     zero = torch.zeros_like(lower)

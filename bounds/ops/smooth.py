@@ -1,4 +1,4 @@
-"""Smooth operators: the point where ``f'(x) = k`` in closed form, or bracketed and covered by the slack.
+"""Smooth operators: the point where ``f'(x) = k`` in closed form.
 
 Extra candidate points never harm a continuous function (each is a value it takes), so formulas are
 evaluated on clamped arguments instead of being masked. Their rounding moves a stationary point by d,
@@ -9,46 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from provenn.bounds.ops import relaxation
+from provenn.bounds.ops._bracketed import BRACKETED, softplus
 from provenn.bounds.ops._operator import Box, Prepared, Univariate
+from provenn.bounds.ops.relaxation import outward, record
 
 Candidates = list[tuple]
 PERIODIC_LIMIT = 1e6  # beyond it rounding of n * 2 pi is no longer far below the slack
 POLE_MARGIN = 1e-6
 
 
-def _record(
-    name: str,
-    evaluate: Callable,
-    candidates: Callable,
-    derivative: Callable,
-    *,
-    limits: Callable | tuple[float, float] | None = None,
-    **fields,
-) -> Univariate:
-    """A record whose interval is its own support function at slope 0, cut to the range of f."""
-    fields.setdefault("breakpoints", lambda p: ())
-    bare = Univariate(
-        name=name, evaluate=evaluate, interval=None, candidates=candidates, derivative=derivative, **fields
-    )
-
-    def interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
-        low, high = relaxation.image(bare, p, lower, upper)
-        found = limits(p) if callable(limits) else limits
-        return (low, high) if found is None else (low.clamp(*found), high.clamp(*found))
-
-    return replace(bare, interval=interval)
-
-
 def _increasing(evaluate: Callable, low: float, high: float) -> Callable:
     def interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
-        a, b = relaxation.outward(evaluate(p, lower), evaluate(p, upper))
+        a, b = outward(evaluate(p, lower), evaluate(p, upper))
         return a.clamp(low, high), b.clamp(low, high)
 
     return interval
@@ -130,11 +107,6 @@ def _above_underflow(point: Tensor, lower: Tensor) -> Tensor:
     """A stationary point lost to underflow next to an infinite slope at 0: nothing is known (NaN)."""
     tiny = torch.finfo(lower.dtype).tiny
     return torch.where((point < tiny) & (lower < tiny), torch.nan, point)
-
-
-def _softplus(p: Prepared, x: Tensor) -> Tensor:
-    # not torch's softplus: it returns x from 20 on, 2e-9 below the function
-    return torch.logaddexp(x, torch.zeros_like(x))
 
 
 def _softplus_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
@@ -286,119 +258,6 @@ def _tan_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) ->
     ]
 
 
-# -- gelu, silu, mish: f' is monotone between two inflections, its root is bracketed ---------------------
-
-
-def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: float) -> Callable:
-    """Candidates by bisection on the three pieces of ``[-reach, reach]`` where f' is monotone.
-
-    Over a bracket ``[a, b]`` the difference ``f - k x`` changes by at most ``max |f' - k| (b - a)``, and a
-    wrong turn at a rounding error e of f' costs at most e times the piece: both are added to the values.
-    Left of ``-reach`` the function lies in ``[-1e-15, 0]``, right of ``reach`` it is x to within an ulp.
-    """
-    ends = (-reach, *inflections, reach)
-
-    def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-        eps = torch.finfo(lower.dtype).eps
-        lower, upper, slope = torch.broadcast_tensors(lower, upper, slope)
-        found: Candidates = []
-        for piece in range(3):
-            low = lower.clamp(ends[piece], ends[piece + 1])
-            high = upper.clamp(ends[piece], ends[piece + 1])
-            noise = 64 * eps * (1 + torch.maximum(low.abs(), high.abs())) * (high - low)
-            for _ in range(26 if lower.dtype == torch.float64 else 16):
-                middle = 0.5 * (low + high)
-                rising = derivative(p, middle) < slope
-                rising = rising if piece == 1 else ~rising
-                low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
-            rate = torch.maximum((derivative(p, low) - slope).abs(), (derivative(p, high) - slope).abs())
-            found.append((low, rate * (high - low) + noise))
-        return found
-
-    return candidates
-
-
-def _covering(bracket: Callable, evaluate: Callable, reach: float) -> Callable:
-    def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-        found: Candidates = []
-        for point, cover in bracket(p, slope, lower, upper):
-            value = evaluate(p, point)
-            found.append((point, value - cover, value + cover))
-        for point in (torch.where(lower < -reach, lower, torch.nan), torch.full_like(lower, -reach)):
-            found.append((torch.where(lower < -reach, point, torch.nan), -1e-15, 0.0))
-        found.append((reach, None, None))
-        return found
-
-    return candidates
-
-
-def _bracketed_record(
-    name: str, evaluate: Callable, derivative: Callable, inflection: tuple[float, float], reach: float, error
-) -> Univariate:
-    bracket = _bracketed(derivative, inflection, reach)
-    return _record(name, evaluate, _covering(bracket, evaluate, reach), derivative, error=error, breakpoints=_zero)
-
-
-def _gelu(p: Prepared, x: Tensor) -> Tensor:
-    # erfc keeps the left tail's relative accuracy; 1 + erf cancels there
-    return x * (0.5 * torch.special.erfc(x * -math.sqrt(0.5)))
-
-
-def _gelu_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
-    """erfc's argument is rounded: a relative error of up to ``x^2`` ulps in the left tail."""
-    return _tailed(x, value, x.clamp(max=0.0) ** 2)
-
-
-def _tailed(x: Tensor, value: Tensor, growth: Tensor) -> Tensor:
-    info = torch.finfo(x.dtype)
-    relative = ((8 + 4 * growth) * info.eps).clamp(max=1.0)
-    return (value.abs() * relative).nan_to_num(nan=torch.inf) + info.tiny * (1 + x.abs())
-
-
-def _gelu_derivative(p: Prepared, x: Tensor) -> Tensor:
-    density = torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
-    return 0.5 * torch.special.erfc(x * -math.sqrt(0.5)) + x * density
-
-
-def _gelu_tanh_argument(x: Tensor) -> Tensor:
-    return (2 * math.sqrt(2 / math.pi)) * (x + 0.044715 * x * x * x)
-
-
-def _gelu_tanh(p: Prepared, x: Tensor) -> Tensor:
-    return x * torch.sigmoid(_gelu_tanh_argument(x))
-
-
-def _gelu_tanh_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
-    return _tailed(x, value, _gelu_tanh_argument(x.clamp(max=0.0)).abs())
-
-
-def _gelu_tanh_derivative(p: Prepared, x: Tensor) -> Tensor:
-    s = torch.sigmoid(_gelu_tanh_argument(x))
-    inner = (2 * math.sqrt(2 / math.pi)) * (1 + 3 * 0.044715 * x * x)
-    return s + x * s * (1 - s) * inner
-
-
-def _silu(p: Prepared, x: Tensor) -> Tensor:
-    return x * torch.sigmoid(x)
-
-
-def _silu_derivative(p: Prepared, x: Tensor) -> Tensor:
-    return torch.sigmoid(x) * (1 + x * torch.sigmoid(-x))
-
-
-def _mish(p: Prepared, x: Tensor) -> Tensor:
-    return x * torch.tanh(_softplus(p, x))
-
-
-def _mish_derivative(p: Prepared, x: Tensor) -> Tensor:
-    t = torch.tanh(_softplus(p, x))
-    return t + x * (1 - t * t) * torch.sigmoid(x)
-
-
-def _plain_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
-    return _tailed(x, value, torch.zeros_like(x))
-
-
 # -- hard_swish ----------------------------------------------------------------------------------------
 
 
@@ -418,7 +277,9 @@ def _hard_swish_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tenso
     return (lower >= 3) | (upper <= -3), (lower >= 3).to(lower.dtype), 0.0
 
 
-def _s_shaped(name: str, evaluate: Callable, candidates: Callable, derivative: Callable, low: float, high: float):
+def _s_shaped(
+    name: str, evaluate: Callable, candidates: Callable, derivative: Callable, low: float, high: float
+):
     return Univariate(
         name=name,
         evaluate=evaluate,
@@ -429,7 +290,9 @@ def _s_shaped(name: str, evaluate: Callable, candidates: Callable, derivative: C
     )
 
 
-SIGMOID = _s_shaped("sigmoid", lambda p, x: torch.sigmoid(x), _sigmoid_candidates, _sigmoid_derivative, 0.0, 1.0)
+SIGMOID = _s_shaped(
+    "sigmoid", lambda p, x: torch.sigmoid(x), _sigmoid_candidates, _sigmoid_derivative, 0.0, 1.0
+)
 TANH = _s_shaped("tanh", lambda p, x: torch.tanh(x), _tanh_candidates, _tanh_derivative, -1.0, 1.0)
 ERF = _s_shaped(
     "erf",
@@ -442,29 +305,31 @@ ERF = _s_shaped(
 ATAN = _s_shaped(
     "atan", lambda p, x: torch.atan(x), _atan_candidates, lambda p, x: 1 / (1 + x * x), -math.inf, math.inf
 )
-SOFTSIGN = _s_shaped(
-    "softsign", _softsign, _softsign_candidates, lambda p, x: (1 + x.abs()) ** -2, -1.0, 1.0
-)
-EXP = _record(
+SOFTSIGN = _s_shaped("softsign", _softsign, _softsign_candidates, lambda p, x: (1 + x.abs()) ** -2, -1.0, 1.0)
+EXP = record(
     "exp", lambda p, x: torch.exp(x), _exp_candidates, lambda p, x: torch.exp(x), limits=(0.0, math.inf)
 )
-LOG = _record("log", lambda p, x: torch.log(x), _log_candidates, lambda p, x: 1 / x)
-SQRT = _record(
-    "sqrt", lambda p, x: torch.sqrt(x), _sqrt_candidates, lambda p, x: 0.5 / torch.sqrt(x), limits=(0.0, math.inf)
+LOG = record("log", lambda p, x: torch.log(x), _log_candidates, lambda p, x: 1 / x)
+SQRT = record(
+    "sqrt",
+    lambda p, x: torch.sqrt(x),
+    _sqrt_candidates,
+    lambda p, x: 0.5 / torch.sqrt(x),
+    limits=(0.0, math.inf),
 )
-RECIPROCAL = _record(
+RECIPROCAL = record(
     "reciprocal", lambda p, x: 1 / x, _reciprocal_candidates, lambda p, x: -1 / (x * x), breakpoints=_zero
 )
-POW = _record(
-    "pow", _pow, _pow_candidates, _pow_derivative, limits=_pow_limits, breakpoints=_pow_breakpoints
+POW = record("pow", _pow, _pow_candidates, _pow_derivative, limits=_pow_limits, breakpoints=_pow_breakpoints)
+SIN = record("sin", lambda p, x: torch.sin(x), _sin_candidates, lambda p, x: torch.cos(x), limits=(-1.0, 1.0))
+COS = record(
+    "cos", lambda p, x: torch.cos(x), _cos_candidates, lambda p, x: -torch.sin(x), limits=(-1.0, 1.0)
 )
-SIN = _record("sin", lambda p, x: torch.sin(x), _sin_candidates, lambda p, x: torch.cos(x), limits=(-1.0, 1.0))
-COS = _record("cos", lambda p, x: torch.cos(x), _cos_candidates, lambda p, x: -torch.sin(x), limits=(-1.0, 1.0))
-TAN = _record("tan", lambda p, x: torch.tan(x), _tan_candidates, lambda p, x: torch.cos(x) ** -2)
-SOFTPLUS = _record(
-    "softplus", _softplus, _softplus_candidates, lambda p, x: torch.sigmoid(x), limits=(0.0, math.inf)
+TAN = record("tan", lambda p, x: torch.tan(x), _tan_candidates, lambda p, x: torch.cos(x) ** -2)
+SOFTPLUS = record(
+    "softplus", softplus, _softplus_candidates, lambda p, x: torch.sigmoid(x), limits=(0.0, math.inf)
 )
-ELU = _record(
+ELU = record(
     "elu",
     _elu,
     _elu_candidates,
@@ -473,7 +338,7 @@ ELU = _record(
     linear=_linear_above_zero,
     breakpoints=_zero,
 )
-SELU = _record(
+SELU = record(
     "selu",
     _selu,
     _selu_candidates,
@@ -482,7 +347,7 @@ SELU = _record(
     linear=_linear_above_zero,
     breakpoints=_zero,
 )
-CELU = _record(
+CELU = record(
     "celu",
     _celu,
     _celu_candidates,
@@ -491,15 +356,7 @@ CELU = _record(
     linear=_linear_above_zero,
     breakpoints=_zero,
 )
-GELU = _bracketed_record(
-    "gelu", _gelu, _gelu_derivative, (-math.sqrt(2), math.sqrt(2)), 12.0, _gelu_error
-)
-GELU_TANH = _bracketed_record(
-    "gelu_tanh", _gelu_tanh, _gelu_tanh_derivative, (-1.4185040087908284, 1.4185040087908284), 12.0, _gelu_tanh_error
-)
-SILU = _bracketed_record("silu", _silu, _silu_derivative, (-2.3993572805154677, 2.3993572805154677), 50.0, _plain_error)
-MISH = _bracketed_record("mish", _mish, _mish_derivative, (-2.2563763963607931, 1.4905711794854285), 50.0, _plain_error)
-HARD_SWISH = _record(
+HARD_SWISH = record(
     "hard_swish",
     _hard_swish,
     _hard_swish_candidates,
@@ -526,9 +383,6 @@ OPERATORS = (
     ELU,
     SELU,
     CELU,
-    GELU,
-    GELU_TANH,
-    SILU,
-    MISH,
+    *BRACKETED,
     HARD_SWISH,
 )

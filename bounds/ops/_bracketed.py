@@ -1,0 +1,158 @@
+"""gelu, silu and mish: ``f'(x) = k`` has no closed form, so its root is bracketed and the slack covers the bracket.
+
+f' is monotone between two inflections, which are known to the last digit; being off by rounding does not matter.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.ops._operator import Prepared, Univariate
+from provenn.bounds.ops.relaxation import record
+
+Candidates = list[tuple]
+
+
+def softplus(p: Prepared, x: Tensor) -> Tensor:
+    # not torch's softplus: it returns x from 20 on, 2e-9 below the function
+    return torch.logaddexp(x, torch.zeros_like(x))
+
+
+def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: float) -> Callable:
+    """Candidates by bisection on the three pieces of ``[-reach, reach]`` where f' is monotone.
+
+    Over a bracket ``[a, b]`` the difference ``f - k x`` changes by at most ``max |f' - k| (b - a)``, and a
+    wrong turn at a rounding error e of f' costs at most e times the piece: both are added to the values.
+    Left of ``-reach`` the function lies in ``[-1e-15, 0]``, right of ``reach`` it is x to within an ulp.
+    """
+    ends = (-reach, *inflections, reach)
+
+    def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+        eps = torch.finfo(lower.dtype).eps
+        lower, upper, slope = torch.broadcast_tensors(lower, upper, slope)
+        found: Candidates = []
+        for piece in range(3):
+            low = lower.clamp(ends[piece], ends[piece + 1])
+            high = upper.clamp(ends[piece], ends[piece + 1])
+            noise = 64 * eps * (1 + torch.maximum(low.abs(), high.abs())) * (high - low)
+            for _ in range(26 if lower.dtype == torch.float64 else 16):
+                middle = 0.5 * (low + high)
+                rising = derivative(p, middle) < slope
+                rising = rising if piece == 1 else ~rising
+                low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
+            rate = torch.maximum((derivative(p, low) - slope).abs(), (derivative(p, high) - slope).abs())
+            found.append((low, rate * (high - low) + noise))
+        return found
+
+    return candidates
+
+
+def _covering(bracket: Callable, evaluate: Callable, reach: float) -> Callable:
+    def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+        found: Candidates = []
+        for point, cover in bracket(p, slope, lower, upper):
+            value = evaluate(p, point)
+            found.append((point, value - cover, value + cover))
+        for point in (torch.where(lower < -reach, lower, torch.nan), torch.full_like(lower, -reach)):
+            found.append((torch.where(lower < -reach, point, torch.nan), -1e-15, 0.0))
+        found.append((reach, None, None))
+        return found
+
+    return candidates
+
+
+def _bracketed_record(
+    name: str, evaluate: Callable, derivative: Callable, inflection: tuple[float, float], reach: float, error
+) -> Univariate:
+    bracket = _bracketed(derivative, inflection, reach)
+    return record(
+        name,
+        evaluate,
+        _covering(bracket, evaluate, reach),
+        derivative,
+        error=error,
+        breakpoints=lambda p: (0.0,),
+    )
+
+
+def _gelu(p: Prepared, x: Tensor) -> Tensor:
+    # erfc keeps the left tail's relative accuracy; 1 + erf cancels there
+    return x * (0.5 * torch.special.erfc(x * -math.sqrt(0.5)))
+
+
+def _gelu_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
+    """erfc's argument is rounded: a relative error of up to ``x^2`` ulps in the left tail."""
+    return _tailed(x, value, x.clamp(max=0.0) ** 2)
+
+
+def _tailed(x: Tensor, value: Tensor, growth: Tensor) -> Tensor:
+    info = torch.finfo(x.dtype)
+    relative = ((8 + 4 * growth) * info.eps).clamp(max=1.0)
+    return (value.abs() * relative).nan_to_num(nan=torch.inf) + info.tiny * (1 + x.abs())
+
+
+def _gelu_derivative(p: Prepared, x: Tensor) -> Tensor:
+    density = torch.exp(-0.5 * x * x) * (1 / math.sqrt(2 * math.pi))
+    return 0.5 * torch.special.erfc(x * -math.sqrt(0.5)) + x * density
+
+
+def _gelu_tanh_argument(x: Tensor) -> Tensor:
+    return (2 * math.sqrt(2 / math.pi)) * (x + 0.044715 * x * x * x)
+
+
+def _gelu_tanh(p: Prepared, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(_gelu_tanh_argument(x))
+
+
+def _gelu_tanh_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
+    return _tailed(x, value, _gelu_tanh_argument(x.clamp(max=0.0)).abs())
+
+
+def _gelu_tanh_derivative(p: Prepared, x: Tensor) -> Tensor:
+    s = torch.sigmoid(_gelu_tanh_argument(x))
+    inner = (2 * math.sqrt(2 / math.pi)) * (1 + 3 * 0.044715 * x * x)
+    return s + x * s * (1 - s) * inner
+
+
+def _silu(p: Prepared, x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
+
+
+def _silu_derivative(p: Prepared, x: Tensor) -> Tensor:
+    return torch.sigmoid(x) * (1 + x * torch.sigmoid(-x))
+
+
+def _mish(p: Prepared, x: Tensor) -> Tensor:
+    return x * torch.tanh(softplus(p, x))
+
+
+def _mish_derivative(p: Prepared, x: Tensor) -> Tensor:
+    t = torch.tanh(softplus(p, x))
+    return t + x * (1 - t * t) * torch.sigmoid(x)
+
+
+def _plain_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
+    return _tailed(x, value, torch.zeros_like(x))
+
+
+GELU = _bracketed_record("gelu", _gelu, _gelu_derivative, (-math.sqrt(2), math.sqrt(2)), 12.0, _gelu_error)
+GELU_TANH = _bracketed_record(
+    "gelu_tanh",
+    _gelu_tanh,
+    _gelu_tanh_derivative,
+    (-1.4185040087908284, 1.4185040087908284),
+    12.0,
+    _gelu_tanh_error,
+)
+SILU = _bracketed_record(
+    "silu", _silu, _silu_derivative, (-2.3993572805154677, 2.3993572805154677), 50.0, _plain_error
+)
+MISH = _bracketed_record(
+    "mish", _mish, _mish_derivative, (-2.2563763963607931, 1.4905711794854285), 50.0, _plain_error
+)
+
+BRACKETED = (GELU, GELU_TANH, SILU, MISH)
