@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -184,6 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _complain("interrupted")
         sys.exit(INTERRUPTED)
     except Terminated as error:
+        if error.number == signal.SIGINT:
+            _complain("interrupted")
         sys.exit(128 + error.number)
     except BrokenPipeError:
         # The reader of standard output has gone; Python would complain again when it flushes at exit.

@@ -11,7 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from provenn.verifier.batch import Instance, Row, table
+from provenn.specs import Instance, ResultRow
+from provenn.verifier.batch import table
 
 COLOURS = {"unsat": "green", "sat": "cyan", "unknown": "yellow", "timeout": "yellow", "error": "red"}
 
@@ -20,39 +21,35 @@ class LiveView:
     """The bench's view for a terminal (see ``provenn.verifier.batch.View``)."""
 
     def __init__(self) -> None:
+        self._running: dict[tuple[str, str], float] = {}
+        self._total = self._done = 0
         self._console = Console(highlight=False)
         self._live = Live(
             get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True
         )
-        self._running: dict[tuple[str, str], float] = {}
-        self._total = self._done = 0
 
-    def begin(self, instances: Sequence[Instance], done: Sequence[Row]) -> None:
+    def begin(self, total: int, left: int) -> None:
         """Start drawing."""
-        names = {(instance.category, *instance.names) for instance in instances}
-        self._total = len(names)
-        self._done = sum((row.category, row.network, row.property_path) in names for row in done)
+        self._total, self._done = total, total - left
         if self._done:
-            self._console.print(
-                f"{self._done} of {self._total} instances are in the results already", style="dim"
-            )
+            self._console.print(f"{self._done} of {total} instances are in the results already", style="dim")
         self._live.start()
 
     def started(self, instance: Instance) -> None:
         """Show an instance as running."""
-        self._running[instance.names] = time.monotonic()
+        self._running[instance.network, instance.property] = time.monotonic()
 
-    def finished(self, row: Row, error: str) -> None:
+    def finished(self, row: ResultRow, error: str) -> None:
         """Print its row above the bar."""
-        self._running.pop((row.network, row.property_path), None)
+        self._running.pop((row.network, row.property), None)
         self._done += 1
-        line = Text.assemble((f"{row.verdict:8}", COLOURS.get(row.verdict, "")), f"{row.run_time:9.2f} s  ")
-        line.append(f"{row.network}  {row.property_path}")
+        line = Text.assemble((f"{row.result:8}", COLOURS.get(row.result, "")), f"{row.run_time:9.2f} s  ")
+        line.append(f"{row.network}  {row.property}")
         self._console.print(line, overflow="ellipsis", no_wrap=True)
         if error:
             self._console.print(Text(f"        {error}", style="red"))
 
-    def end(self, rows: Sequence[Row]) -> None:
+    def end(self, rows: Sequence[ResultRow]) -> None:
         """Stop drawing and print the table of families."""
         self._live.stop()
         self._console.print(Text("\n".join(table(rows))))

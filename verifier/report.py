@@ -95,7 +95,7 @@ def _message(result: Result) -> Message:
         from provenn.specs import format_witness
 
         message["witness"] = {"inputs": result.witness.inputs, "outputs": result.witness.outputs}
-        message["witness_text"] = format_witness(result.witness.inputs, result.witness.outputs)
+        message["witness_text"] = format_witness(result.witness)
     return _plain(message)
 
 
@@ -157,10 +157,10 @@ def write_text(path: str, text: str) -> None:
 
     Device files and pipes (``/dev/stdout``) are written as they are.
     """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        target.write_text(text)
+    if os.path.exists(path) and not os.path.isfile(path):
+        Path(path).write_text(text)
         return
+    target = Path(os.path.realpath(path))
     descriptor, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".part", dir=target.parent)
     try:
         with os.fdopen(descriptor, "w") as file:

@@ -6,21 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
+from provenn.specs import Witness as Witness
 
 Verdict = Literal["sat", "unsat", "unknown", "timeout"]
 VERDICTS: tuple[Verdict, ...] = ("unsat", "sat", "unknown", "timeout")
-
-
-@dataclass(frozen=True, eq=False)
-class Witness:
-    """An input that violates the property, and the outputs onnxruntime gave for it.
-
-    ``inputs`` and ``outputs`` are flat (C order) arrays in the element types of the ONNX file.
-    """
-
-    inputs: np.ndarray
-    outputs: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,7 +45,7 @@ class Outcome:
 
 
 class Terminated(BaseException):
-    """The process was asked to end (SIGTERM, SIGHUP); ``number`` is the signal."""
+    """The process was asked to end (SIGINT, SIGTERM, SIGHUP); ``number`` is the signal."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -80,7 +80,7 @@ def supervise(
     ``deadline`` is a ``time.monotonic()`` value. ``memory`` (GB) ends a child whose resident memory is above it.
     What the child sends on its way goes to ``watch``, which is also called (with the last message) at every
     tick. Standard output of the child is closed, and its standard error too unless ``verbose``. The child is
-    gone when this returns or raises (KeyboardInterrupt, Terminated).
+    gone when this returns or raises (Terminated).
 
     Without ``os.fork`` the work runs in a thread of this process: then a call that keeps the interpreter
     lock also keeps the answer, and a limit on memory is not enforced.
@@ -96,7 +96,7 @@ def supervise(
         _run_child(work, writer, verbose)
     os.close(writer)
     try:
-        with _raising_on_termination():
+        with raising_on_termination():
             return _wait(child, reader, deadline, memory, watch)
     finally:
         os.close(reader)
@@ -148,15 +148,16 @@ def _silence(verbose: bool) -> None:
 
 
 @contextlib.contextmanager
-def _raising_on_termination() -> Iterator[None]:
-    """Turn SIGTERM and SIGHUP into Terminated, so that the child is ended before this process is."""
+def raising_on_termination() -> Iterator[None]:
+    """Turn requests to end into Terminated, so that the child is ended before this process is."""
 
     def handle(number: int, _frame: object) -> None:
         raise Terminated(number)
 
     previous = {}
     if threading.current_thread() is threading.main_thread():
-        previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGHUP)}
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        previous = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield
     finally:

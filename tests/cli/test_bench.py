@@ -1,0 +1,199 @@
+"""`provenn bench`: one process per instance, rows as they come, resuming, and a crash that costs one instance."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from provenn.errors import InputError
+from provenn.specs import Instance, ResultRow, read_results
+from provenn.verifier import batch
+
+from .conftest import DRIVER, Terminal, environment
+from .test_time import running
+
+COMMAND = (sys.executable, DRIVER, "by-network", "verify")
+
+
+class Recorder:
+    """A view that remembers."""
+
+    def __init__(self) -> None:
+        self.started_: list[str] = []
+        self.rows: list[ResultRow] = []
+        self.errors: dict[str, str] = {}
+
+    def begin(self, total: int, left: int) -> None:
+        self.total, self.left = total, left
+
+    def started(self, instance: Instance) -> None:
+        self.started_.append(instance.network)
+
+    def finished(self, row: ResultRow, error: str) -> None:
+        self.rows.append(row)
+        if error:
+            self.errors[row.network] = error
+
+    def end(self, rows: list[ResultRow]) -> None:
+        self.all = list(rows)
+
+
+def family(folder: Path, *behaviours: str, timeout: float = 20) -> Path:
+    """A folder with an instance for each behaviour of the driver."""
+    for inner in ("onnx", "vnnlib"):
+        (folder / inner).mkdir(parents=True)
+    (folder / "vnnlib" / "p.vnnlib").write_text("")
+    lines = []
+    for name in behaviours:
+        (folder / "onnx" / f"{name}.onnx").write_bytes(b"")
+        lines.append(f"onnx/{name}.onnx,vnnlib/p.vnnlib,{timeout}\n")
+    (folder / "instances.csv").write_text("".join(lines))
+    return folder
+
+
+def results(rows: list[ResultRow]) -> dict[str, str]:
+    return {Path(row.network).stem: row.result for row in rows}
+
+
+def test_a_crash_costs_its_instance_only(tmp_path: Path) -> None:
+    folder = family(tmp_path / "toy", "unsat", "segfault", "sat", "refused", "broken", "noisy", "missing")
+    (folder / "onnx" / "missing.onnx").unlink()
+    view = Recorder()
+    plan = batch.Plan(command=COMMAND, jobs=2, witnesses=str(tmp_path / "w"), reports=str(tmp_path / "r"))
+    rows = batch.run(str(folder), str(tmp_path / "results.csv"), plan, view)
+    expected = dict.fromkeys(("segfault", "refused", "broken", "missing"), "error")
+    assert results(rows) == {"unsat": "unsat", "sat": "sat", "noisy": "unsat"} | expected
+    assert view.errors.keys() == {f"onnx/{name}.onnx" for name in expected}
+    assert "Foo" in view.errors["onnx/refused.onnx"] and "SIGSEGV" in view.errors["onnx/segfault.onnx"]
+    assert [path.name for path in (tmp_path / "w").iterdir()] == ["toy__sat__p.counterexample"]
+    assert "toy__unsat__p.json" in {path.name for path in (tmp_path / "r").iterdir()}
+    with open(tmp_path / "results.csv") as file:
+        lines = list(csv.reader(file))
+    assert all(len(line) == 6 and line[0] == "toy" and float(line[5]) < 20 for line in lines)
+
+
+def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    folder = family(tmp_path / "toy", "unsat", "sat", "unknown")
+    output = tmp_path / "results.csv"
+    output.write_text("toy,onnx/unsat.onnx,vnnlib/p.vnnlib,0,timeout,60\ntoy,onnx/sat.onnx,vnn")
+    view = Recorder()
+    rows = batch.run(str(folder), str(output), batch.Plan(command=COMMAND), view)
+    assert view.started_ == ["onnx/sat.onnx", "onnx/unknown.onnx"] and (view.total, view.left) == (3, 2)
+    assert results(rows) == {"unsat": "timeout", "sat": "sat", "unknown": "unknown"}
+    again = Recorder()
+    assert len(batch.run(str(folder), str(output), batch.Plan(command=COMMAND), again)) == 3
+    assert again.started_ == []
+
+
+def test_time_limits_come_from_the_list_or_the_option(tmp_path: Path) -> None:
+    folder = family(tmp_path / "toy", "blocked", timeout=0.7)
+    start = time.monotonic()
+    rows = batch.run(str(folder), str(tmp_path / "a.csv"), batch.Plan(command=COMMAND), Recorder())
+    assert results(rows) == {"blocked": "timeout"} and time.monotonic() - start < 3
+    rows = batch.run(
+        str(folder), str(tmp_path / "b.csv"), batch.Plan(command=COMMAND, timeout=1.5), Recorder()
+    )
+    assert 1.5 <= rows[0].run_time < 2.7
+
+
+def test_a_folder_of_folders(tmp_path: Path) -> None:
+    family(tmp_path / "suite" / "one", "unsat")
+    family(tmp_path / "suite" / "two", "unknown")
+    rows = batch.run(
+        str(tmp_path / "suite"), str(tmp_path / "r.csv"), batch.Plan(command=COMMAND), Recorder()
+    )
+    assert [(row.category, row.result) for row in rows] == [("one", "unsat"), ("two", "unknown")]
+
+
+def test_a_process_that_will_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "OVERTIME", 0.3)
+    folder = family(tmp_path / "toy", "unsat", timeout=0.2)
+    plan = batch.Plan(command=(sys.executable, "-c", "import time; time.sleep(30)"))
+    view = Recorder()
+    assert results(batch.run(str(folder), str(tmp_path / "r.csv"), plan, view)) == {"unsat": "error"}
+    assert "did not end" in view.errors["onnx/unsat.onnx"] and view.rows[0].run_time < 5
+
+
+def test_bad_sources_and_results_are_refused(tmp_path: Path) -> None:
+    folder = family(tmp_path / "toy", "unsat")
+    (tmp_path / "notes.csv").write_text("these,are\nno,results\n")
+    plan, output = batch.Plan(command=COMMAND), str(tmp_path / "r.csv")
+    for source, results_file in (
+        (str(folder), str(tmp_path / "notes.csv")),
+        (str(folder), str(tmp_path / "no" / "folder" / "r.csv")),
+        (str(tmp_path / "none"), output),
+        (str(tmp_path / "toy" / "onnx"), output),
+    ):
+        with pytest.raises(InputError):
+            batch.run(source, results_file, plan, Recorder())
+    assert (tmp_path / "notes.csv").read_text() == "these,are\nno,results\n"
+
+
+def test_one_bench_per_results_file(tmp_path: Path) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    folder, output = family(tmp_path / "toy", "unsat"), tmp_path / "r.csv"
+    with open(output, "a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another bench"):
+            batch.run(str(folder), str(output), batch.Plan(command=COMMAND), Recorder())
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_end_from_outside_keeps_the_rows(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    folder = family(tmp_path / "toy", "unsat", "deaf", timeout=40)
+    output = tmp_path / "r.csv"
+    process = subprocess.Popen(
+        [sys.executable, DRIVER, "bench", str(folder), "-o", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    limit = time.monotonic() + 20
+    while not (output.exists() and output.read_text()) and time.monotonic() < limit:
+        time.sleep(0.05)
+    time.sleep(0.7)
+    children = [
+        int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
+    for task in Path(f"/proc/{process.pid}/task").iterdir():
+        children += [int(pid) for pid in (task / "children").read_text().split()]
+    os.kill(process.pid, number)
+    out, err = process.communicate(timeout=10)
+    assert process.returncode == code and "Traceback" not in err
+    assert results(read_results(output)) == {"unsat": "unsat"}
+    assert out.splitlines()[0].startswith("unsat ")
+    assert children and not [child for child in children if running(child)]
+
+
+def test_the_report_names_families(tmp_path: Path) -> None:
+    rows = [ResultRow("a", "n", "p", 0, "sat", 1.5), ResultRow("b", "n", "p", 0, "timeout", 60)]
+    header, *lines = batch.table(rows)
+    assert header.split() == ["family", "unsat", "sat", "unknown", "timeout", "error", "seconds"]
+    assert [line.split() for line in lines] == [
+        ["a", "0", "1", "0", "0", "0", "1.5"],
+        ["b", "0", "0", "0", "1", "0", "60.0"],
+        ["all", "0", "1", "0", "1", "0", "61.5"],
+    ]
+
+
+def test_a_terminal_sees_a_live_view(tmp_path: Path, terminal: Terminal) -> None:
+    folder = family(tmp_path / "toy", "unsat", "refused")
+    process = subprocess.Popen(
+        [sys.executable, DRIVER, "bench", str(folder), "-o", str(tmp_path / "r.csv")],
+        stdout=terminal.descriptor,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment() | {"TERM": "xterm"},
+    )
+    _, err = process.communicate(timeout=60)
+    seen = terminal.text()
+    assert process.returncode == 0, err
+    assert "unsat" in seen and "Foo" in seen and "seconds" in seen

@@ -1,0 +1,162 @@
+"""The contract of `provenn verify`: first line, witness, errors of one line, exit codes, files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .conftest import Shell, Terminal
+
+SAT = "sat\n((X_0 0.10000000149011612)\n (X_1 -1.0)\n (Y_0 2.5))\n"
+
+
+@pytest.mark.parametrize("verdict", ["unsat", "unknown", "timeout"])
+def test_the_verdict_is_all_that_a_pipe_sees(shell: Shell, verdict: str) -> None:
+    done = shell.verify(verdict)
+    assert (done.out, done.err, done.code) == (f"{verdict}\n", "", 0)
+
+
+def test_sat_is_followed_by_the_witness(shell: Shell) -> None:
+    done = shell.verify("sat", "--witness", "found.txt")
+    assert done.out.splitlines()[0] == "sat"
+    values = [line.strip("() ").split() for line in done.out.splitlines()[1:]]
+    assert [(name, float(value)) for name, value in values] == [
+        ("X_0", 0.10000000149011612),
+        ("X_1", -1.0),
+        ("Y_0", 2.5),
+    ]
+    assert (shell.folder / "found.txt").read_text() == done.out.partition("\n")[2]
+    assert (done.err, done.code) == ("", 0)
+
+
+def test_what_libraries_print_stays_out_of_the_answer(shell: Shell) -> None:
+    done = shell.verify("noisy")
+    assert (done.out, done.err, done.code) == ("unsat\n", "", 0)
+
+
+def test_verbose_explains_on_standard_error(shell: Shell) -> None:
+    done = shell.verify("noisy", "-v")
+    assert done.out == "unsat\n"
+    assert "native code warns" in done.err and "because the test says so" in done.err
+
+
+def test_json_has_everything(shell: Shell) -> None:
+    shell.verify("sat", "--json", "report.json", "--seed", "7")
+    report = json.loads((shell.folder / "report.json").read_text())
+    assert report["verdict"] == "sat" and report["reason"] == "found"
+    assert report["witness"] == {"inputs": [pytest.approx(0.1), -1.0], "outputs": [2.5]}
+    assert report["statistics"] == {"bound": 1.0, "worst": "-inf"}
+    assert report["options"]["seed"] == 7
+    assert {"provenn", "torch", "onnxruntime", "python", "platform"} <= report["versions"].keys()
+    assert 0 < report["seconds"] < 60
+    shell.verify("unsat", "--json", "report.json")
+    report = json.loads((shell.folder / "report.json").read_text())
+    assert (report["verdict"], report["bound"], report["strategy"], report["witness"]) == (
+        "unsat", 0.5, ["said so"], None,
+    )  # fmt: skip
+    assert [path.name for path in shell.folder.glob("*.part")] == []
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "out", "code", "text"),
+    [
+        ("refused", "", 1, "unsupported operator Foo (node bar); supported alternatives: none"),
+        ("broken", "unknown\n", 3, "internal error, please report it: TypeError: wrong type"),
+        ("starved", "unknown\n", 3, "out of memory"),
+        ("segfault", "unknown\n", 3, "was killed by SIGSEGV"),
+        ("killed", "unknown\n", 3, "was killed by SIGKILL, probably for want of memory"),
+        ("leaving", "unknown\n", 3, "exit status 7"),
+    ],
+)
+def test_a_failure_is_one_line(shell: Shell, behaviour: str, out: str, code: int, text: str) -> None:
+    done = shell.verify(behaviour, "--json", "report.json")
+    assert (done.out, done.code) == (out, code)
+    assert text in done.err and done.err.count("\n") == 1 and done.err.startswith("provenn: ")
+    report = json.loads((shell.folder / "report.json").read_text())
+    assert report["verdict"] == (out.strip() or "error") and text in report["reason"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["verify", "none.onnx", "prop.vnnlib"], 1, "cannot read network 'none.onnx': No such file"),
+        (["verify", ".", "prop.vnnlib"], 1, "is a directory, expected a file"),
+        (["verify", "net.onnx", "."], 1, "is a directory, expected a file"),
+        (["verify", "net.onnx"], 2, "Missing argument"),
+        (["verify", "net.onnx", "prop.vnnlib", "--device", "tpu"], 2, "'tpu' is not one of"),
+        (["verify", "net.onnx", "prop.vnnlib", "--timeout", "soon"], 2, "'soon' is not a valid float"),
+        (["verify", "net.onnx", "prop.vnnlib", "--timeout", "-1"], 1, "timeout=-1.0, expected a positive"),
+        (["verify", "net.onnx", "prop.vnnlib", "--timeout", "nan"], 1, "timeout=nan, expected a positive"),
+        (["verify", "net.onnx", "prop.vnnlib", "--threads", "0"], 1, "threads=0, expected at least 1"),
+        (["verify", "net.onnx", "prop.vnnlib", "--memory", "0"], 1, "memory=0.0, expected a positive"),
+        (["inspect", "none.onnx"], 1, "cannot read network 'none.onnx'"),
+        (["bench", "nowhere", "-o", "r.csv"], 1, "nowhere: no such file"),
+        (["prove"], 2, "No such command 'prove'"),
+    ],
+)
+def test_bad_arguments_are_one_line(shell: Shell, arguments: list[str], code: int, text: str) -> None:
+    done = shell.run(*arguments)
+    assert (done.out, done.code) == ("", code)
+    assert text in done.err and done.err.count("\n") == 1 and done.err.startswith("provenn: ")
+    assert done.seconds < 2.0, "refused before anything heavy is imported"
+
+
+@pytest.mark.parametrize("option", ["--witness", "--json"])
+@pytest.mark.parametrize("path", ["no/such/folder/file", "/dev/full", "."])
+def test_the_verdict_is_printed_even_if_a_file_cannot_be_written(
+    shell: Shell, option: str, path: str
+) -> None:
+    done = shell.verify("sat", option, path)
+    assert done.out == SAT and done.code == 1
+    assert done.err.count("\n") == 1 and path in done.err and "the verdict stands" in done.err
+
+
+def test_a_full_standard_output_is_one_error(shell: Shell) -> None:
+    with open("/dev/full", "w") as full:
+        process = shell.start("unsat", stdout=full)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert err.count("\n") == 1 and "No space left" in err
+
+
+def test_a_closed_pipe_is_silent(shell: Shell) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = shell.start("unsat", stdout=writer)
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert (err, process.returncode) == ("", 1)
+
+
+def test_a_terminal_sees_progress(shell: Shell, terminal: Terminal) -> None:
+    process = shell.start("blocked", "--timeout", "1", stderr=terminal.descriptor)
+    out, _ = process.communicate(timeout=60)
+    seen = terminal.text()
+    assert out == "timeout\n"
+    assert "blocking, 3 domains, bound -1.5" in seen
+    assert seen.rstrip().endswith("(blocking, 3 domains, bound -1.5)"), "the line is cleared, a summary stays"
+    assert "\r\x1b[Ktimeout in 1." in seen
+
+
+def test_nothing_heavy_is_imported_by_the_process_that_waits() -> None:
+    code = (
+        "import sys, provenn.cli, provenn.verifier.report, provenn.verifier.watchdog, provenn.verifier.options\n"
+        "print([name for name in ('torch', 'numpy', 'onnx', 'onnxruntime', 'scipy', 'rich') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_help_states_the_exit_codes(shell: Shell) -> None:
+    done = shell.run("verify", "--help")
+    assert done.code == 0 and "Exit codes: 0" in done.out and "130 interrupted" in done.out
+
+
+def test_device_files_are_written_as_they_are(shell: Shell, tmp_path: Path) -> None:
+    done = shell.verify("sat", "--witness", "/dev/stdout")
+    assert done.out == SAT + SAT.partition("\n")[2]
