@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -221,7 +221,34 @@ class Builder:
             return self.index(x, indices[..., 0])
         return self.emit("window_max", (x,), indices.shape[:-1], x.scalar_type, indices=indices)
 
+    def along_axis(self, x: Value, matrix: Constant, axis: int) -> Value:
+        """Multiply every line of x along ``axis`` by a matrix [m, n]."""
+        shape = (*x.shape[:axis], matrix.shape[0], *x.shape[axis + 1 :])
+        if axis == len(x.shape) - 1:
+            return self.linear(x, matrix.mapped(np.transpose))
+        before = int(np.prod(x.shape[:axis], dtype=np.int64))
+        after = int(np.prod(x.shape[axis + 1 :], dtype=np.int64))
+        product = self.matmul_left(matrix, self.reshape(x, (before, x.shape[axis], after)))
+        return self.reshape(product, shape)
 
-def attributes_of(**values: Any) -> Mapping[str, Any]:
-    """Drop absent attributes."""
-    return {name: value for name, value in values.items() if value is not None}
+    # ------------------------------------------------------------------------------------ reasoning
+
+    def difference(self, x: Operand, y: Operand) -> np.ndarray | None:
+        """``x - y`` where it is constant: both are constant, or one value plus constants."""
+        if isinstance(x, Constant) and isinstance(y, Constant):
+            return x.array - y.array
+        if isinstance(x, Constant) or isinstance(y, Constant):
+            return None
+        (source_x, shift_x), (source_y, shift_y) = self._shifted(x), self._shifted(y)
+        return shift_x - shift_y if source_x == source_y else None
+
+    def _shifted(self, x: Value) -> tuple[int, np.ndarray]:
+        """Write a single number as another value plus a constant."""
+        shift = np.zeros(())
+        node = self.node(x)
+        while x.size == 1 and node.operator in ("reshape", "affine") and "scale" not in node.attributes:
+            if node.operator == "affine":
+                shift = shift + node.attributes["shift"].reshape(())
+            x = self._operand(x)
+            node = self.node(x)
+        return x.index, shift

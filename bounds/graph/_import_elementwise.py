@@ -157,55 +157,29 @@ def import_elu(op: Application) -> list[Operand]:
 
 
 def import_celu(op: Application) -> list[Operand]:
-    """max(0, x) + min(0, alpha (exp(x / alpha) - 1)) = alpha elu(x / alpha)."""
-    alpha = Constant(_number(op.attribute("alpha", 1.0)))
-    inner = op.builder.affine(op.variable(), scale=constants.divide(constants.scalar(1.0), alpha))
-    return [op.builder.affine(op.builder.unary("elu", inner, alpha=np.asarray(1.0)), scale=alpha)]
+    return [op.builder.unary("celu", op.variable(), alpha=_number(op.attribute("alpha", 1.0)))]
 
 
 def import_selu(op: Application) -> list[Operand]:
     alpha, gamma = op.attribute("alpha", 1.67326319217681884765625), op.attribute("gamma", 1.05070102214813232421875)
-    inner = op.builder.unary("elu", op.variable(), alpha=_number(alpha))
-    return [op.builder.affine(inner, scale=Constant(_number(gamma)))]
+    return [op.builder.unary("selu", op.variable(), alpha=_number(alpha), gamma=_number(gamma))]
 
 
 def import_hard_sigmoid(op: Application) -> list[Operand]:
     alpha, beta = op.attribute("alpha", 0.2), op.attribute("beta", 0.5)
-    return [_hard_sigmoid(op, op.variable(), _number(alpha), _number(beta))]
-
-
-def _hard_sigmoid(op: Application, x: Value, alpha: np.ndarray, beta: np.ndarray) -> Value:
-    """clip(alpha x + beta, 0, 1)."""
-    inner = op.builder.affine(x, Constant(alpha), Constant(beta))
-    return op.builder.unary("clip", inner, lower=np.asarray(0.0), upper=np.asarray(1.0))
-
-
-def import_hard_swish(op: Application) -> list[Operand]:
-    x = op.variable()
-    return [op.builder.binary("mul", x, _hard_sigmoid(op, x, np.asarray(np.float32(1 / 6)), np.asarray(0.5)))]
+    return [op.builder.unary("hard_sigmoid", op.variable(), alpha=_number(alpha), beta=_number(beta))]
 
 
 def import_gelu(op: Application) -> list[Operand]:
-    """The erf form is one operator; the tanh form is spelled out."""
+    exact = op.attribute("approximate", "none") == "none"
+    return [op.builder.unary("gelu" if exact else "gelu_tanh", op.variable())]
+
+
+def import_thresholded_relu(op: Application) -> list[Operand]:
+    """x where x > alpha, else 0."""
     x, b = op.variable(), op.builder
-    if op.attribute("approximate", "none") == "none":
-        return [b.unary("gelu", x)]
-    cubic = b.affine(b.unary("pow", x, exponent=3.0), scale=constants.scalar(0.044715))
-    inner = b.scaled(b.binary("add", x, cubic), float(np.sqrt(2 / np.pi)))
-    half = b.affine(b.unary("tanh", inner), constants.scalar(0.5), constants.scalar(0.5))
-    return [b.binary("mul", x, half)]
-
-
-def import_softsign(op: Application) -> list[Operand]:
-    """x / (1 + |x|)."""
-    x, b = op.variable(), op.builder
-    return [b.binary("div", x, b.affine(b.unary("abs", x), shift=constants.scalar(1.0)))]
-
-
-def import_mish(op: Application) -> list[Operand]:
-    """x tanh(softplus(x))."""
-    x, b = op.variable(), op.builder
-    return [b.binary("mul", x, b.unary("tanh", b.unary("softplus", x)))]
+    limit = b.broadcast(b.constant(Constant(_number(op.attribute("alpha", 1.0)))), x.shape)
+    return [b.binary("mul", x, b.binary("less", limit, x))]
 
 
 def import_ceil(op: Application) -> list[Operand]:
@@ -324,7 +298,8 @@ def import_where(op: Application) -> list[Operand]:
         second = np.broadcast_to(positions(y.shape), shape) + int(np.prod(x.shape, dtype=np.int64))
         return [b.assemble([x, y], np.where(np.broadcast_to(condition.array.astype(bool), shape), first, second))]
     if isinstance(x, Constant) and isinstance(y, Constant):
-        return [b.affine(b.broadcast(condition, shape), constants.subtract(x, y), y)]
+        number = Value(condition.index, condition.shape, x.scalar_type)
+        return [b.affine(b.broadcast(number, shape), constants.subtract(x, y), y)]
     parts = [b.broadcast(b.value(part), shape) for part in (condition, x, y)]
     return [b.emit("where", parts, shape, x.scalar_type)]
 
@@ -354,9 +329,10 @@ HANDLERS = {
     "Ceil": import_ceil, "Round": _plain("round"), "Sigmoid": _plain("sigmoid"), "Tanh": _plain("tanh"),
     "Exp": _plain("exp"), "Log": _plain("log"), "Reciprocal": _plain("reciprocal"), "Sin": _plain("sin"),
     "Cos": _plain("cos"), "Tan": _plain("tan"), "Atan": _plain("atan"), "Erf": _plain("erf"),
-    "Softplus": _plain("softplus"), "Softsign": import_softsign, "Mish": import_mish, "Gelu": import_gelu,
+    "Softplus": _plain("softplus"), "Softsign": _plain("softsign"), "Mish": _plain("mish"), "Gelu": import_gelu,
+    "HardSwish": _plain("hard_swish"), "ThresholdedRelu": import_thresholded_relu, "Swish": _plain("silu"),
     "LeakyRelu": import_leaky_relu, "PRelu": import_prelu, "Elu": import_elu, "Celu": import_celu,
-    "Selu": import_selu, "HardSigmoid": import_hard_sigmoid, "HardSwish": import_hard_swish,
+    "Selu": import_selu, "HardSigmoid": import_hard_sigmoid,
     "Clip": import_clip, "Max": import_max_min, "Min": import_max_min, "Equal": import_comparison,
     "Less": import_comparison, "LessOrEqual": import_comparison, "Greater": import_comparison,
     "GreaterOrEqual": import_comparison, "Not": import_logic, "And": import_logic, "Or": import_logic,

@@ -45,6 +45,8 @@ def _reshaped(op: Application, x: Operand, shape: Sequence[int]) -> Operand:
 
 def _matrix_product(op: Application, x: Operand, y: Operand) -> Value:
     b = op.builder
+    if isinstance(x, Constant) and isinstance(y, Constant):
+        x = b.constant(x)
     if isinstance(x, Value) and isinstance(y, Value):
         shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
         return b.emit("matmul", (x, y), shape)

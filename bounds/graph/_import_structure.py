@@ -309,11 +309,13 @@ MOVES: dict[str, Move] = {
 def import_move(op: Application) -> list[Operand]:
     """Fold a move of a constant, or turn a move of a variable into reshape, transpose or index."""
     x, move = op.operand(0), MOVES[op.operator]
-    if isinstance(x, Constant):
+    if isinstance(x, Constant) and not any(isinstance(operand, Value) for operand in op.operands()):
         arrays = [move(op, x.array)]
         arrays.append(move(op, x.real) if x.real is not None else [None] * len(arrays[0]))
         arrays.append(move(op, x.radius) if x.radius is not None else [None] * len(arrays[0]))
         return [Constant(*parts) for parts in zip(*arrays, strict=True)]
+    if op.operator == "Slice" and any(isinstance(operand, Value) for operand in op.inputs[1:]):
+        return [_variable_slice(op, x)]
     if op.operator == "Gather" and isinstance(op.operand(1), Value):
         return [_variable_gather(op, x)]
     moved = move(op, positions(x.shape).view(_Positions))
@@ -322,6 +324,25 @@ def import_move(op: Application) -> list[Operand]:
     return [
         Constant(np.asarray(part)) if part.dtype == bool else op.builder.index(x, np.asarray(part)) for part in moved
     ]
+
+
+def _variable_slice(op: Application, x: Operand) -> Value:
+    """A slice of constant length whose start depends on the input, as a gather; it must stay in range."""
+    start, end = op.operand(1), op.operand(2)
+    axes, steps = op.optional(3, "axes"), op.optional(4, "steps")
+    step = int(steps.array.reshape(-1)[0]) if steps is not None else 1
+    length = op.builder.difference(end, start)
+    if length is None or length.size != 1 or step != 1:
+        op.unsupported("its length depends on the network's input", "re-export with constant starts and ends")
+    axis = op.axis(int(axes.array.reshape(-1)[0]) if axes is not None else 0, len(x.shape))
+    count = max(int(length.reshape(())), 0)
+    if count > x.shape[axis]:
+        op.fail(f"takes {count} of {x.shape[axis]} elements")
+    offsets = Constant(np.arange(count, dtype=np.int64))
+    indices = op.builder.affine(op.builder.reshape(op.builder.value(start), (1,)), shift=offsets)
+    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+    data = op.builder.value(x)
+    return op.builder.emit("gather", (data, indices), shape, x.scalar_type, axis=axis, wrap=False)
 
 
 def _variable_gather(op: Application, x: Operand) -> Value:

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import onnx
 
-from provenn.bounds.graph import _import_constant, _import_elementwise, _import_linear, _import_structure
+from provenn.bounds.graph import (
+    _import_constant,
+    _import_elementwise,
+    _import_linear,
+    _import_recurrent,
+    _import_reduce,
+    _import_resize,
+    _import_structure,
+)
 from provenn.bounds.graph._application import Application
 from provenn.bounds.graph._builder import Builder, Operand, Value
 from provenn.bounds.graph._constants import Constant
@@ -27,6 +35,9 @@ HANDLERS = {
     **_import_structure.HANDLERS,
     **_import_linear.HANDLERS,
     **_import_elementwise.HANDLERS,
+    **_import_reduce.HANDLERS,
+    **_import_resize.HANDLERS,
+    **_import_recurrent.HANDLERS,
 }
 
 _ALWAYS_CONSTANT = frozenset(_import_constant.HANDLERS)

@@ -1,0 +1,224 @@
+"""Operators that are evaluated and bounded by intervals only: softmax, selection and indexing by variables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from provenn.bounds.graph._graph import Node
+from provenn.bounds.ops._operator import Box, Operator, Prepared
+from provenn.bounds.ops._outward import UNIT, without_nan
+
+_SMALL = 1e-290
+"""Stands for exponentials that underflow; larger than any of them and far below every result."""
+
+
+# ---------------------------------------------------------------------------------------- softmax
+
+
+def _softmax(prepared: Prepared, x: Tensor) -> Tensor:
+    return torch.softmax(x, prepared.node.attributes["axis"] + 1)
+
+
+def _log_softmax(prepared: Prepared, x: Tensor) -> Tensor:
+    return torch.log_softmax(x, prepared.node.attributes["axis"] + 1)
+
+
+def _others(terms: Tensor, axis: int) -> Tensor:
+    """For every element the sum of all the others along ``axis``, without cancellation."""
+    total = terms.cumsum(axis)
+    before = total.narrow(axis, 0, total.shape[axis] - 1)
+    reverse = terms.flip(axis).cumsum(axis).flip(axis)
+    after = reverse.narrow(axis, 1, total.shape[axis] - 1)
+    zero = torch.zeros_like(terms.narrow(axis, 0, 1))
+    return torch.cat([zero, before], axis) + torch.cat([after, zero], axis)
+
+
+def _softmax_parts(prepared: Prepared, box: Box) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
+    """Exponentials of both ends shifted by the largest upper end, and the sums of the others' worst cases.
+
+    ``e^x_i / sum_j e^x_j`` grows with x_i and falls with every other x_j, so its extremes over a box are at corners.
+    """
+    axis = prepared.node.attributes["axis"] + 1
+    lower, upper = box
+    shift = upper.amax(axis, keepdim=True)
+    shift = torch.where(shift.isfinite(), shift, 0.0)
+    low, high = torch.exp(lower - shift), torch.exp(upper - shift)
+    count = lower.shape[axis]
+    # An argument x - shift rounds by 2^-53 |x - shift| <= 750 * 2^-53 where its exponential matters.
+    error = (2 * count + 4000) * UNIT if lower.dtype == torch.float64 else 0.0
+    return low, high, _others(low, axis), _others(high, axis), shift, error
+
+
+def _softmax_interval(prepared: Prepared, box: Box) -> Box:
+    low, high, other_low, other_high, _, error = _softmax_parts(prepared, box)
+    tiny = _SMALL if low.dtype == torch.float64 else 1e-37
+    first = low / (low + other_high + tiny) * (1.0 - error)
+    high = high.clamp(min=tiny)
+    last = high / (high + other_low) * (1.0 + error)
+    first, last = without_nan(first, last)
+    return first.clamp(0.0, 1.0), last.clamp(0.0, 1.0)
+
+
+def _log_softmax_interval(prepared: Prepared, box: Box) -> Box:
+    low, high, other_low, other_high, shift, error = _softmax_parts(prepared, box)
+    tiny = _SMALL if low.dtype == torch.float64 else 1e-37
+    # log(e^l / (e^l + S)) = (l - shift) - log(e^l + S): the logarithm's argument is bounded away from 0 by tiny.
+    first = (box[0] - shift) - torch.log(low + other_high + tiny)
+    # Sums in the range of underflow have no relative accuracy: there only log_softmax <= 0 is claimed.
+    total = high + other_low
+    last = torch.where(total < tiny, 0.0, (box[1] - shift) - torch.log(total.clamp(min=tiny)))
+    slack = error * (1.0 + (box[0] - shift).abs() + (box[1] - shift).abs())
+    first, last = without_nan(first - slack, last + slack)
+    return first, last.clamp(max=0.0)
+
+
+# ---------------------------------------------------------------------------------------- where
+
+
+def _where(prepared: Prepared, condition: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(condition != 0, x, y)
+
+
+def _where_interval(prepared: Prepared, condition: Box, x: Box, y: Box) -> Box:
+    only_x = (condition[0] > 0) | (condition[1] < 0)
+    only_y = (condition[0] == 0) & (condition[1] == 0)
+    lower = torch.where(only_x, x[0], torch.where(only_y, y[0], torch.minimum(x[0], y[0])))
+    upper = torch.where(only_x, x[1], torch.where(only_y, y[1], torch.maximum(x[1], y[1])))
+    return lower, upper
+
+
+# ---------------------------------------------------------------------------------------- gather
+
+
+def _derive_gather(node: Node, shapes: tuple[tuple[int, ...], ...]) -> dict[str, Any]:
+    axis = node.attributes["axis"]
+    data = shapes[0]
+    before = int(np.prod(data[:axis], dtype=np.int64))
+    after = int(np.prod(data[axis + 1 :], dtype=np.int64))
+    return {"view": (before, data[axis], after), "extent": data[axis], "wrap": node.attributes.get("wrap", True)}
+
+
+def _rows(x: Tensor, domains: int) -> Tensor:
+    return x if x.shape[0] == domains else x.expand(domains, *x.shape[1:])
+
+
+def _gather(prepared: Prepared, x: Tensor, index: Tensor) -> Tensor:
+    """Elements of x along an axis at variable positions; NaN where a position is out of range."""
+    derived = prepared.derived
+    domains, extent = max(x.shape[0], index.shape[0]), derived["extent"]
+    flat = _rows(x, domains).reshape(domains, *derived["view"])
+    at = _rows(index, domains).reshape(domains, 1, -1, 1)
+    if derived["wrap"]:
+        at = torch.where(at < 0, at + extent, at)
+    valid = (at >= 0) & (at <= extent - 1)
+    position = torch.where(valid, at, 0.0).to(torch.int64)
+    before, _, after = derived["view"]
+    picked = flat.gather(2, position.expand(domains, before, position.shape[2], after))
+    picked = torch.where(valid, picked, float("nan"))
+    return picked.reshape(domains, *prepared.shape)
+
+
+def _gather_interval(prepared: Prepared, x: Box, index: Box) -> Box:
+    """Hull of the elements that the index's box can reach; infinite where it can leave the range."""
+    derived = prepared.derived
+    domains, extent = max(x[0].shape[0], index[0].shape[0]), derived["extent"]
+    before, _, after = derived["view"]
+    first, last = (_rows(side, domains).reshape(domains, 1, -1, 1) for side in index)
+    lower, upper = (_rows(side, domains).reshape(domains, *derived["view"]) for side in x)
+    shape = (domains, before, first.shape[2], after)
+    low = torch.full(shape, float("inf"), dtype=lower.dtype, device=lower.device)
+    high = torch.full(shape, -float("inf"), dtype=lower.dtype, device=lower.device)
+    for position in range(extent):  # a loop over positions keeps memory at the size of the result
+        reach = (first <= position) & (position <= last)
+        if derived["wrap"]:
+            reach = reach | ((first <= position - extent) & (position - extent <= last))
+        low = torch.where(reach, torch.minimum(low, lower[:, :, position : position + 1]), low)
+        high = torch.where(reach, torch.maximum(high, upper[:, :, position : position + 1]), high)
+    outside = (first < (-extent if derived["wrap"] else 0)) | (last > extent - 1) | (low > high)
+    low = torch.where(outside, -float("inf"), low)
+    high = torch.where(outside, float("inf"), high)
+    target = (domains, *prepared.shape)
+    return low.reshape(target), high.reshape(target)
+
+
+# ---------------------------------------------------------------------------------------- scatter
+
+
+def _derive_scatter(node: Node, shapes: tuple[tuple[int, ...], ...]) -> dict[str, Any]:
+    data, indices = shapes[0], shapes[1]
+    depth = indices[-1]
+    strides = [int(np.prod(data[k + 1 : depth], dtype=np.int64)) for k in range(depth)]
+    tail = int(np.prod(data[depth:], dtype=np.int64))
+    count = int(np.prod(indices[:-1], dtype=np.int64))
+    return {"strides": strides, "extents": data[:depth], "tail": tail, "count": count}
+
+
+def _coordinates(prepared: Prepared, index: Tensor) -> list[Tensor]:
+    """Coordinates of every update, each [domains, count], negative ones counted from the end."""
+    derived = prepared.derived
+    flat = index.reshape(index.shape[0], derived["count"], len(derived["extents"]))
+    return [torch.where(flat[..., k] < 0, flat[..., k] + n, flat[..., k]) for k, n in enumerate(derived["extents"])]
+
+
+def _scatter_nd(prepared: Prepared, data: Tensor, index: Tensor, updates: Tensor) -> Tensor:
+    """data with updates written at variable positions; NaN where a position is out of range."""
+    derived = prepared.derived
+    domains = max(data.shape[0], index.shape[0], updates.shape[0])
+    data, index, updates = (_rows(x, domains) for x in (data, index, updates))
+    coordinates = _coordinates(prepared, index)
+    valid = torch.ones_like(coordinates[0], dtype=torch.bool)
+    position = torch.zeros_like(coordinates[0], dtype=torch.int64)
+    for coordinate, stride, extent in zip(coordinates, derived["strides"], derived["extents"], strict=True):
+        valid = valid & (coordinate >= 0) & (coordinate <= extent - 1)
+        position = position + coordinate.nan_to_num().clamp(0, extent - 1).to(torch.int64) * stride
+    tail = derived["tail"]
+    flat = data.reshape(domains, -1, tail)
+    result = flat.scatter(
+        1, position.unsqueeze(-1).expand(-1, -1, tail), updates.reshape(domains, derived["count"], tail)
+    )
+    result = torch.where(valid.all(1)[:, None, None], result, float("nan"))
+    return result.reshape(domains, *prepared.shape)
+
+
+def _scatter_nd_interval(prepared: Prepared, data: Box, index: Box, updates: Box) -> Box:
+    """Exact where the positions are decided; otherwise the hull of what may be written and what was there."""
+    derived = prepared.derived
+    domains = max(x[0].shape[0] for x in (data, index, updates))
+    index, updates, data = (tuple(_rows(side, domains) for side in x) for x in (index, updates, data))
+    tail, count = derived["tail"], derived["count"]
+    low, high = (side.reshape(domains, -1, tail).clone() for side in data)
+    new_low, new_high = (side.reshape(domains, count, tail) for side in updates)
+    first, last = _coordinates(prepared, index[0]), _coordinates(prepared, index[1])
+    place = torch.arange(low.shape[1], device=low.device)
+    outside = torch.zeros(domains, dtype=torch.bool, device=low.device)
+    for update in range(count):
+        may = torch.ones(domains, low.shape[1], dtype=torch.bool, device=low.device)
+        must = torch.ones(domains, 1, dtype=torch.bool, device=low.device)
+        for k, (stride, extent) in enumerate(zip(derived["strides"], derived["extents"], strict=True)):
+            a, b = first[k][:, update, None], last[k][:, update, None]
+            along = place // stride % extent
+            may = may & (a <= along) & (along <= b)
+            must = must & (a == b)
+            # A box that wraps around zero comes out with its ends swapped and is treated as leaving the range.
+            outside = outside | ~((a >= 0) & (b <= extent - 1) & (a <= b)).squeeze(1)
+        may, must = may.unsqueeze(-1), must.unsqueeze(-1)
+        written_low, written_high = new_low[:, update : update + 1], new_high[:, update : update + 1]
+        low = torch.where(may, torch.where(must, written_low, torch.minimum(low, written_low)), low)
+        high = torch.where(may, torch.where(must, written_high, torch.maximum(high, written_high)), high)
+    low = torch.where(outside[:, None, None], -float("inf"), low)
+    high = torch.where(outside[:, None, None], float("inf"), high)
+    target = (domains, *prepared.shape)
+    return low.reshape(target), high.reshape(target)
+
+
+OPERATORS = (
+    Operator("softmax", _softmax, _softmax_interval),
+    Operator("log_softmax", _log_softmax, _log_softmax_interval),
+    Operator("where", _where, _where_interval),
+    Operator("gather", _gather, _gather_interval, derive=_derive_gather),
+    Operator("scatter_nd", _scatter_nd, _scatter_nd_interval, derive=_derive_scatter),
+)
