@@ -114,3 +114,23 @@ def _proven(
     bound, _ = objective.bound(flat, error=RoundingError(exact, facts.magnitudes))
     count = part.numel()
     return merge(box, part, bound[:, :count], -bound[:, count:])
+
+
+def outputs_bound(problem: Problem, facts: Facts, clauses, *, steps: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
+    """Which clauses the root refutes: (refuted [clauses], best margin [clauses], minimisers [clauses, inputs])."""
+    exact, search = problem.plan(torch.float64), problem.plan(torch.float32)
+    count, per = clauses.rows.shape[:2]
+    rows = clauses.rows.reshape(1, count * per, *problem.output_shape)
+    threshold = clauses.threshold.reshape(1, -1)
+    coarse = {i: (b[0].float(), b[1].float()) for i, b in facts.inputs.items()}
+    objective = Objective(search, problem.output, rows.float(), facts.cast(torch.float32), coarse)
+    found = optimise(objective, Schedule(steps=steps), threshold=threshold.float())
+    proof = Objective(exact, problem.output, rows, facts.boxes, facts.inputs)
+    flat = torch.minimum(torch.maximum(found.parameters.double(), proof.low), proof.high)
+    bound, _ = proof.bound(flat, error=RoundingError(exact, facts.magnitudes))
+    margin = (bound - threshold).view(count, per)
+    best, row = margin.max(1)
+    x = found.minimiser[problem.input].view(count, per, -1) if found.minimiser else None
+    size = int(torch.Size(problem.input_shape).numel())
+    points = x[torch.arange(count), row].double() if x is not None else torch.zeros(count, size, dtype=torch.float64)
+    return ((bound > threshold).view(count, per).any(1), best, points)

@@ -54,16 +54,21 @@ def search(
     deadline: float,
     check: Check,
     progress: Progress,
+    interlude: Callable[[], bool] | None = None,
     leaf: Callable[[Fields], Tensor] | None = None,
     start: Fields | None = None,
 ) -> Outcome:
     """Run until nothing is open, a witness is found, or ``deadline`` (time.monotonic()).
 
     ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses. ``leaf(fields)`` decides domains that cannot be split;
-    it returns which it refuted. The batch grows from a few domains to ``batch`` as the pool fills.
+    it returns which it refuted. ``interlude()``
+    runs between rounds and may find a witness. ``start`` are domains
+    that are bounded already; without it the search begins at the bounder's roots. The batch grows from a few domains to ``batch`` as the pool fills.
     """
     pool = Pool()
-    pending = bounder.roots() if start is None else start
+    pending = bounder.roots() if start is None else {}
+    if start is not None:
+        pool.push(start)
     domains = rounds = stuck = 0
     lowest_stuck = float("inf")
     while True:
@@ -87,6 +92,8 @@ def search(
         progress(domains, len(pool), min(pool.lowest(), lowest_stuck))
         if not len(pool):
             return Outcome("stuck" if stuck else "refuted", domains, rounds, 0, lowest_stuck, stuck)
+        if interlude is not None and interlude():
+            return Outcome("witness", domains, rounds, len(pool), pool.lowest(), stuck)
         rounds += 1
         size = min(batch, max(4, len(pool) // 2 if len(pool) > 16 else len(pool)))
         pending = bounder.split(pool.take(size))
@@ -97,6 +104,8 @@ def _count(fields: Fields) -> int:
 
 
 def _parts(fields: Fields, size: int) -> list[Fields]:
+    if not fields:
+        return []
     count = _count(fields)
     if count <= size:
         return [fields]

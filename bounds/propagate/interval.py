@@ -26,13 +26,13 @@ def interval_boxes(
     """
     boxes: dict[int, Box] = {}
     bounded = frozenset(plan.bounded)
-    for index, node in enumerate(plan.graph.nodes):
+    for index in range(len(plan.graph.nodes)):
         if until is not None and index > until:
             break
         if index in inputs:
             box = inputs[index]
         else:
-            box = plan.operators[index].interval(plan.prepared[index], *(boxes[i] for i in node.inputs))
+            box = plan.interval(index, boxes)
         if known is not None and index in known:
             box = intersect(box, known[index])
         if tighten is not None and index in bounded:

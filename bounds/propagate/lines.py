@@ -100,7 +100,7 @@ def relax(
             high.offset.unsqueeze(1),
             window,
         )
-    lower, upper = operator.interval(prepared, *(boxes[i] for i in operands))
+    lower, upper = plan.interval(index, boxes)
     return Lines((), lower.unsqueeze(1), (), upper.unsqueeze(1))
 
 

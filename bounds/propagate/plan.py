@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -66,6 +67,14 @@ class Plan:
         return frozenset(
             i for i in self.relaxed if not isinstance(self.operators[i], (Univariate, Multivariate))
         )
+
+    def interval(self, index: int, boxes: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The box ``[domains, *shape]`` of a node from the boxes of its operands."""
+        operator, prepared = self.operators[index], self.prepared[index]
+        operands = [boxes[i] for i in self.graph.nodes[index].inputs]
+        if isinstance(operator, Univariate):
+            return operator.interval(prepared, *operands[0])
+        return operator.interval(prepared, *operands)
 
     def shape(self, value: int) -> tuple[int, ...]:
         return self.graph.nodes[value].shape

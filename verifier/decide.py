@@ -1,0 +1,311 @@
+"""The verifier's one entry: files in, a Result out. It decides what to try, in which order, and says why."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from provenn.bounds.graph import evaluate, read_onnx
+from provenn.errors import InputError
+from provenn.specs import ClauseBatch, Query, read_query
+from provenn.verifier.attack import attack
+from provenn.verifier.fixed import Fixed
+from provenn.verifier.options import Options
+from provenn.verifier.problem import Clauses, Problem, dense_clauses
+from provenn.verifier.rebound import Rebound
+from provenn.verifier.replay import Replay
+from provenn.verifier.result import Result, Witness
+from provenn.verifier.root import Facts, outputs_bound, root_facts
+from provenn.verifier.search import Outcome, search
+
+CLAUSES_AT_ONCE = 4096
+# Seconds of the attack that follows the root bound, and the share of the search that later ones may take.
+FIRST_ATTACK = 0.5
+ATTACK_SHARE = 0.1
+# Seconds kept back for writing the answer.
+RESERVE = 0.3
+
+
+class _Silent:
+    def __call__(self, stage: str, *, domains: int | None = None, bound: float | None = None) -> None:
+        """No progress wanted."""
+
+
+@dataclass
+class _Run:
+    """What one verification carries from stage to stage."""
+
+    problem: Problem
+    replay: Replay
+    options: Options
+    deadline: float
+    progress: Any
+    generator: torch.Generator
+    witness: Witness | None = None
+    strategy: list[str] = field(default_factory=list)
+    statistics: dict[str, Any] = field(default_factory=lambda: {"domains": 0, "rounds": 0, "clauses": 0})
+    bound: float = float("inf")
+    open: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        if text not in self.strategy:
+            self.strategy.append(text)
+
+    def late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def count(self, name: str, amount: int) -> None:
+        self.statistics[name] = self.statistics.get(name, 0) + amount
+
+
+def verify(
+    network_path: str | os.PathLike[str],
+    property_path: str | os.PathLike[str],
+    options: Options | None = None,
+    progress: Callable[..., None] | None = None,
+) -> Result:
+    """Decide whether the network violates the property.
+
+    Raises ModelError, PropertyError or InputError where a file does not fit; everything else is a verdict. ``progress``
+    is called as ``progress(stage, domains=n, bound=b)``.
+    """
+    options = options or Options()
+    started = time.monotonic() if options.started is None else options.started
+    deadline = started + options.timeout - RESERVE
+    device = _device(options)
+    _threads(options)
+    graph = read_onnx(network_path)
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        raise InputError(
+            f"{network_path}: the network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; "
+            "VNN-LIB 1.0 speaks of exactly one of each: verify a part of the network with one input and one output"
+        )
+    node_in, node_out = graph.nodes[graph.inputs[0]], graph.nodes[graph.outputs[0]]
+    element = node_in.scalar_type if node_in.scalar_type in ("float32", "float64") else "float32"
+    query = read_query(property_path, node_in.size, node_out.size, element)
+    problem = Problem(graph, query, device)
+    generator = torch.Generator(device="cpu").manual_seed(options.seed)
+    run = _Run(problem, Replay(network_path, query), options, deadline, progress or _Silent(), generator)
+    run.say(f"device {device}, {torch.get_num_threads()} threads, {query.clause_count} clauses, "
+            f"{problem.free_inputs.numel()} of {node_in.size} inputs free")
+    with torch.no_grad():
+        ended = _decide(run)
+    return _result(run, ended, time.monotonic() - started)
+
+
+def _device(options: Options) -> torch.device:
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: no CUDA device is visible to torch; use --device cpu")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    name = options.device
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _threads(options: Options) -> None:
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+
+
+def _result(run: _Run, ended: str, seconds: float) -> Result:
+    run.statistics["seconds"] = round(seconds, 3)
+    run.statistics["replays"] = run.replay.calls
+    bound = run.bound if np.isfinite(run.bound) else None
+    if run.witness is not None:
+        return Result("sat", "a violating input was replayed on onnxruntime", run.witness, None, run.statistics, run.strategy)
+    if ended == "refuted":
+        return Result("unsat", "every clause was refuted", None, bound, run.statistics, run.strategy)
+    if ended == "timeout":
+        return Result("timeout", "time ran out: " + "; ".join(run.open), None, bound, run.statistics, run.strategy)
+    return Result("unknown", "; ".join(run.open) or "undecided", None, bound, run.statistics, run.strategy)
+
+
+def _decide(run: _Run) -> str:
+    """Go through the clauses in batches; the first witness ends it, anything open keeps it from ``refuted``."""
+    ended = "refuted"
+    for batch in _batches(run):
+        clauses = dense_clauses(batch, run.problem.outputs, run.problem.device)
+        if len(clauses) == 0:
+            continue
+        run.count("clauses", len(clauses))
+        numbers = torch.from_numpy(np.asarray(batch.first + batch.offset))
+        one = _decide_clauses(run, clauses, numbers)
+        if run.witness is not None:
+            return "witness"
+        if one != "refuted":
+            ended = one if ended != "timeout" else ended
+        if run.late():
+            run.open.append("clauses were left unread")
+            return "timeout"
+    return ended
+
+
+def _batches(run: _Run) -> Iterator[ClauseBatch]:
+    return run.problem.query.batches(CLAUSES_AT_ONCE)
+
+
+def _decide_clauses(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
+    free = run.problem.free_inputs.numel()
+    if clauses.lower.shape[0] > 1 or free <= run.options.input_split_limit:
+        run.say(f"input splits: {free} free inputs, {clauses.lower.shape[0]} boxes; every domain is bounded anew")
+        return _by_inputs(run, clauses, numbers)
+    run.say(f"neuron splits: {free} free inputs are too many to split; intermediate bounds are made once")
+    ended = "refuted"
+    for box in range(clauses.lower.shape[0]):
+        mine = (clauses.box == box).nonzero().squeeze(1)
+        one = _by_neurons(run, clauses.select(mine), box, numbers[mine])
+        if run.witness is not None or one == "timeout":
+            return one
+        ended = one if one != "refuted" else ended
+    return ended
+
+
+def _checker(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[Tensor, Tensor], bool]:
+    """Judges minimisers: a forward pass finds the nearest to a violation, onnxruntime has the last word."""
+
+    def check(points: Tensor, clause: Tensor) -> bool:
+        shaped = points.float().view(points.shape[0], *run.problem.input_shape)
+        outputs = evaluate(run.problem.graph, [shaped], dtype=torch.float32, device=run.problem.device)[0].flatten(1)
+        margin = (torch.einsum("dro,do->dr", clauses.rows[clause].float(), outputs) - clauses.threshold[clause]).amax(1)
+        near, order = margin.topk(min(3, margin.numel()), largest=False)
+        for value, index in zip(near.tolist(), order.tolist()):
+            if value <= 1e-4:
+                found = run.replay.check(points[index].cpu().numpy(), int(numbers[clause[index]]))
+                if found is not None:
+                    run.witness = found
+                    return True
+        return False
+
+    return check
+
+
+def _attack(
+    run: _Run, clauses: Clauses, numbers: Tensor, seconds: float, starts: Tensor | None = None, thorough: bool = False
+) -> bool:
+    run.progress("attack")
+    begun = time.monotonic()
+    with torch.enable_grad():
+        run.witness = attack(
+            run.problem,
+            clauses,
+            run.replay,
+            number=numbers.cpu().numpy(),
+            options=run.options,
+            deadline=min(run.deadline, begun + seconds),
+            generator=run.generator,
+            starts=starts,
+            start_clause=None if starts is None else torch.arange(len(clauses)),
+            thorough=thorough,
+        )
+    run.statistics["attack_seconds"] = round(run.statistics.get("attack_seconds", 0) + time.monotonic() - begun, 3)
+    return run.witness is not None
+
+
+def _interlude(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[], bool]:
+    """Between rounds: another attack whenever the search has run for long enough since the last."""
+    begun = time.monotonic()
+    spent = 0.0
+
+    def interlude() -> bool:
+        nonlocal spent
+        elapsed = time.monotonic() - begun - spent
+        if ATTACK_SHARE * elapsed < spent + 0.5:
+            return False
+        before = time.monotonic()
+        found = _attack(run, clauses, numbers, max(0.5, ATTACK_SHARE * elapsed - spent), thorough=True)
+        spent += time.monotonic() - before
+        return found
+
+    return interlude
+
+
+def _by_inputs(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
+    bounder = Rebound(run.problem, clauses)
+    check = _checker(run, clauses, numbers)
+    run.progress("root bounds")
+    open_parts, points = [], []
+    roots = bounder.roots()
+    for start in range(0, len(clauses), run.options.batch):
+        part = {k: v[start : start + run.options.batch] for k, v in roots.items()}
+        kept, minimisers, _ = bounder.bound(part)
+        run.count("domains", part["bound"].shape[0])
+        open_parts.append(kept)
+        points.append(minimisers)
+        if run.late():
+            run.open.append("root bounds")
+            return "timeout"
+    fields = {k: torch.cat([p[k] for p in open_parts]) for k in open_parts[0]}
+    left = fields["clause"]
+    if left.numel() == 0:
+        run.say("the root bound decided every clause")
+        return "refuted"
+    starts = torch.cat(points)
+    if check(starts, left):
+        return "witness"
+    if _attack(run, clauses.select(left), numbers[left], FIRST_ATTACK, starts):
+        return "witness"
+    outcome = search(
+        bounder,
+        batch=run.options.batch,
+        deadline=run.deadline,
+        check=check,
+        interlude=_interlude(run, clauses, numbers),
+        progress=lambda d, o, b: run.progress("search", domains=d, bound=b),
+        start=fields,
+    )
+    return _account(run, outcome)
+
+
+def _by_neurons(run: _Run, clauses: Clauses, box: int, numbers: Tensor) -> str:
+    lower, upper = clauses.lower[box : box + 1], clauses.upper[box : box + 1]
+    starts = None
+    for steps in (0, run.options.root_steps):
+        run.progress("root bounds")
+        begun = time.monotonic()
+        facts = root_facts(run.problem, lower, upper, steps=steps, deadline=run.deadline)
+        refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=run.options.root_steps if steps else 10)
+        run.say(f"root with {steps} steps: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
+                f"refuted, lowest {float(best.min()):.4g}, {time.monotonic() - begun:.2f} s")
+        run.count("domains", len(clauses))
+        left = (~refuted).nonzero().squeeze(1)
+        if left.numel() == 0:
+            return "refuted"
+        clauses, numbers, starts = clauses.select(left), numbers[left], starts[left]
+        check = _checker(run, clauses, numbers)
+        if check(starts, torch.arange(len(clauses))) or (steps == 0 and _attack(run, clauses, numbers, FIRST_ATTACK, starts)):
+            return "witness"
+        if run.late():
+            run.open.append(f"{len(clauses)} clauses, lowest root bound {float(best.min()):.4g}")
+            return "timeout"
+    bounder = Fixed(run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates)
+    run.say(f"tree over {bounder.columns.total} unstable elements")
+    outcome = search(
+        bounder,
+        batch=max(8, run.options.batch // 8),
+        deadline=run.deadline,
+        check=check,
+        interlude=_interlude(run, clauses, numbers),
+        progress=lambda d, o, b: run.progress("search", domains=d, bound=b),
+    )
+    run.statistics["confirm_failures"] = bounder.confirm_failures
+    return _account(run, outcome)
+
+
+def _account(run: _Run, outcome: Outcome) -> str:
+    run.count("domains", outcome.domains)
+    run.count("rounds", outcome.rounds)
+    run.bound = min(run.bound, outcome.bound)
+    if outcome.ending == "timeout":
+        run.open.append(f"{outcome.open} domains open, lowest bound {outcome.bound:.4g}")
+    if outcome.ending == "stuck":
+        run.open.append(f"{outcome.stuck} leaves could not be decided, lowest bound {outcome.bound:.4g}")
+    return outcome.ending
