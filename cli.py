@@ -49,7 +49,7 @@ def commands() -> None:
 @click.option(
     "--json", "json_file", metavar="FILE", help="Write verdict, reason, statistics, strategy, versions."
 )
-@click.option("-v", "--verbose", is_flag=True, help="Log every stage to standard error.")
+@click.option("-v", "--verbose", is_flag=True, help="Explain the verdict on standard error, log every stage.")
 def verify(
     network: str,
     property_path: str,
@@ -97,7 +97,7 @@ def verify(
     for error in errors:
         _complain(error)
     if not errors and (verbose or sys.stderr.isatty()):
-        click.echo(answer.summary, err=True)
+        click.echo("\n".join([answer.summary, *(answer.details if verbose else ())]), err=True)
     raise click.exceptions.Exit(answer.code or (report.REFUSED if errors else report.ANSWERED))
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import platform
@@ -31,6 +32,7 @@ ANSWERED, REFUSED, USAGE, FAILED, INTERRUPTED = 0, 1, 2, 3, 130
 failed, the user interrupted."""
 
 LIBRARIES = ("provenn", "torch", "onnxruntime", "onnx", "numpy", "scipy")
+LOGGER = logging.getLogger("provenn")
 INTERVAL = 0.1
 """Seconds between two progress messages or two drawings of the progress line."""
 
@@ -44,30 +46,40 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Answer:
-    """All that one run tells: ``text`` for standard output, ``error`` (one line) for standard error, the exit code,
-    ``summary`` for a person who watches, the witness in the competition's format, the report for ``--json``."""
+    """All that one run tells.
+
+    ``text`` is for standard output, ``error`` (one line) for standard error, ``code`` ends the process, ``summary``
+    is for a person who watches and ``details`` for one who asks, ``witness`` is in the competition's format,
+    ``report`` is what ``--json`` writes.
+    """
 
     text: str = ""
     error: str = ""
     code: int = ANSWERED
     summary: str = ""
+    details: tuple[str, ...] = ()
     witness: str = ""
     report: dict[str, Any] = field(default_factory=dict)
 
 
 def work(network: str, property_path: str, options: Options, send: Send) -> Message:
     """Verify, in the worker process, and put the result into a message that JSON can carry."""
-    last = -math.inf
+    last, current = -math.inf, ""
+    if options.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(relativeCreated)7.0f ms  %(message)s")
 
     def progress(stage: str, **numbers: Any) -> None:
-        nonlocal last
+        nonlocal last, current
         now = time.monotonic()
-        if now - last >= INTERVAL:
+        if now - last >= INTERVAL or stage != current:
             last = now
             send({"stage": stage, **_plain(numbers)})
+        if stage != current:
+            current = stage
+            LOGGER.info(stage)
 
-    send({"stage": "starting"})
     try:
+        progress("loading")
         from provenn.verifier import verify
 
         return _message(verify(network, property_path, options, progress))
@@ -133,7 +145,9 @@ def conclude(
         "witness": message.get("witness"),
     }
     summary = f"{verdict} in {seconds:.2f} s: {one_line(message['reason'])}"
-    return Answer(text, error, code, summary, witness_text, report)
+    numbers = ", ".join(f"{name} {value}" for name, value in report["statistics"].items())
+    details = tuple(f"  {one_line(line)}" for line in (*report["strategy"], numbers) if line)
+    return Answer(text, error, code, summary, details, witness_text, report)
 
 
 def versions() -> dict[str, str]:

@@ -43,6 +43,7 @@ def test_verbose_explains_on_standard_error(shell: Shell) -> None:
     done = shell.verify("noisy", "-v")
     assert done.out == "unsat\n"
     assert "native code warns" in done.err and "because the test says so" in done.err
+    assert "\n  said so\n" in done.err
 
 
 def test_json_has_everything(shell: Shell) -> None:
