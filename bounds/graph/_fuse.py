@@ -1,4 +1,4 @@
-"""Rewrites on the finished node list: constant affine maps into weights, dead nodes away."""
+"""Rewrites on the finished node list: constant affine maps into weights, products of matrices, dead nodes away."""
 
 from __future__ import annotations
 
@@ -87,13 +87,96 @@ def _scaled_weight(node: Node, weight: Constant, scale: Constant) -> Constant:
     return constants.multiply(grouped, factor).mapped(lambda a: a.reshape(weight.shape))
 
 
+# ---------------------------------------------------------------------------------------- products of matrices
+
+
+def _quantum(values: np.ndarray) -> float:
+    """The largest power of two that divides every element (float32 or float64 values), 1 where all are 0."""
+    values = np.abs(np.unique(values[values != 0]).astype(np.float64))
+    if not values.size:
+        return 1.0
+    mantissa, exponent = np.frexp(values)
+    digits = (mantissa * 2.0**53).astype(np.int64)
+    lowest = np.log2((digits & -digits).astype(np.float64)).astype(np.int64)
+    return float(2.0 ** float((exponent - 53 + lowest).min()))
+
+
+class _Matrices:
+    """Factors in float64, compressed where almost everything is zero; remembered per array."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[np.ndarray, Any]] = {}
+
+    def form(self, matrix: np.ndarray) -> Any:
+        if matrix.size < 1 << 16:
+            return matrix.astype(np.float64)
+        if id(matrix) not in self._found:
+            form: Any = matrix
+            if np.count_nonzero(matrix) * 24 < matrix.size:
+                from scipy.sparse import csr_array  # scipy is only loaded for networks that need it
+
+                form = csr_array(matrix).astype(np.float64)
+            self._found[id(matrix)] = (matrix, form)
+        form = self._found[id(matrix)][1]
+        return form.astype(np.float64) if isinstance(form, np.ndarray) else form
+
+    def product(self, first: Any, second: Any) -> tuple[Any, Any]:
+        """``first @ second`` and the radius of its error, None where every partial sum is exact."""
+        value, size = first @ second, abs(first) @ abs(second)
+        left, right = (x if isinstance(x, np.ndarray) else x.data for x in (first, second))
+        # All terms are multiples of the product of the quanta: sums below 2^53 of them lose nothing.
+        if size.max() < 2.0**52 * _quantum(left) * _quantum(right):
+            return value, None
+        terms = int((second != 0).sum(0).max())
+        return value, size * ((terms + 2) * 2.0**-53)
+
+    def keep(self, form: Any) -> np.ndarray:
+        """The dense array of a product, in float32 where that is exact."""
+        compressed = not isinstance(form, np.ndarray)
+        values = form.data if compressed else form
+        narrow = values.astype(np.float32)
+        exact = np.array_equal(values, narrow)
+        if not compressed:
+            return narrow if exact else form
+        array = (form.astype(np.float32) if exact else form).toarray()
+        self._found[id(array)] = (array, form)
+        return array
+
+
+def _compose(matrices: _Matrices, first: Node, second: Node) -> Node | None:
+    """Multiply two consecutive linear operators where the product is no more work than its factors."""
+    w, v = first.attributes["weight"], second.attributes["weight"]
+    if any(f"{name}_radius" in node.attributes for node in (first, second) for name in ("weight", "bias")):
+        return None
+    left, right = matrices.form(w), matrices.form(v)
+    cheaper = w.shape[0] * v.shape[1] <= w.size + v.size
+    sparse = not isinstance(left, np.ndarray) and not isinstance(right, np.ndarray)
+    if not (cheaper or sparse):
+        return None
+    weight, radius = matrices.product(left, right)
+    if not cheaper and weight.nnz > 4 * (left.nnz + right.nnz):
+        return None
+    bias, before = _attribute(second, "bias"), _attribute(first, "bias")
+    if before is not None:
+        moved, spread = matrices.product(before.value.astype(np.float64)[None], right)
+        shifted = Constant(moved[0], None, None if spread is None else spread[0])
+        bias = shifted if bias is None else constants.add(bias, shifted)
+    if radius is not None and not isinstance(radius, np.ndarray):
+        radius = radius.toarray()
+    joined = Constant(matrices.keep(weight), None, radius)
+    return replace(second, inputs=first.inputs, attributes=_with(second, weight=joined, bias=bias))
+
+
+# ---------------------------------------------------------------------------------------- passes
+
+
 def fuse(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -> Lists:
-    """Fold every affine map into the linear operator before it where that has no other reader.
+    """Fold every affine map, and linear maps where it is cheaper, into the linear operator before if it has one reader.
 
     Sums and products of float32 constants are usually exact in float64; where they are not, the
     error is recorded as the radius of the new constant.
     """
-    result = list(nodes)
+    result, matrices = list(nodes), _Matrices()
     alias = list(range(len(result)))
     readers = [0] * len(result)
     for node in result:
@@ -104,12 +187,15 @@ def fuse(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -
     for index, node in enumerate(result):
         node = replace(node, inputs=tuple(alias[operand] for operand in node.inputs))
         result[index] = node
-        if node.operator != "affine" or readers[nodes[index].inputs[0]] != 1:
+        if node.operator not in ("affine", "linear") or readers[nodes[index].inputs[0]] != 1:
             continue
         source = node.inputs[0]
-        fused = _absorb(result[source], node)
+        if node.operator == "affine":
+            fused = _absorb(result[source], node)
+        else:
+            fused = _compose(matrices, result[source], node) if result[source].operator == "linear" else None
         if fused is not None:
-            result[source] = replace(fused, name=node.name, scalar_type=node.scalar_type)
+            result[source] = replace(fused, name=node.name, origin=node.origin, scalar_type=node.scalar_type)
             alias[index] = source
     return result, list(inputs), [alias[output] for output in outputs]
 

@@ -21,7 +21,7 @@ from provenn.bounds.graph import (
     _import_structure,
 )
 from provenn.bounds.graph._application import Application
-from provenn.bounds.graph._builder import Builder, Operand, Value
+from provenn.bounds.graph._builder import Builder, Operand, Value, is_finite
 from provenn.bounds.graph._constants import Constant
 from provenn.bounds.graph._file import attribute_value, initialisers, read_model
 from provenn.bounds.graph._fold import fold, fold_nodes
@@ -149,7 +149,7 @@ class _Reader:
         return order
 
     def _check_finite(self, array: np.ndarray, where: str) -> None:
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if not is_finite(array):
             raise ModelError(f"{where} contains NaN or infinity, mend the network's weights")
 
     def _input(self, info: onnx.ValueInfoProto) -> Value:

@@ -36,10 +36,10 @@ def prepare(
     """Convert a node's constants to tensors of one element type (float32 or float64) on one device."""
     operator = OPS[node.operator]
     device = torch.device(device)
+    derived = operator.derive(node, input_shapes) if operator.derive is not None else {}
     tensors = {
         name: _tensor(node.attributes[name], dtype, device)
         for name in operator.constants
-        if node.attributes.get(name) is not None
+        if node.attributes.get(name) is not None and name not in derived.get("unused", ())
     }
-    derived = operator.derive(node, input_shapes) if operator.derive is not None else {}
     return Prepared(node, input_shapes, tensors, dtype, device, derived)

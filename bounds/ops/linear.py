@@ -11,6 +11,7 @@ from torch import Tensor
 from provenn.bounds.graph._graph import Node
 from provenn.bounds.ops._operator import Box, LinearOperator, Prepared
 from provenn.bounds.ops._outward import UNIT, largest, widen
+from provenn.bounds.ops._sparse import gather_product, sparse_form, tensors_of
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -44,31 +45,52 @@ def has_radius(prepared: Prepared, *names: str) -> bool:
 
 
 def _derive_linear(node: Node, shapes: Shapes) -> dict[str, Any]:
-    return {"length": int(np.shape(node.attributes["weight"])[-2]) + 2}
+    length = int(np.shape(node.attributes["weight"])[-2]) + 2
+    sparse = sparse_form(node)
+    if sparse is None:
+        return {"length": length}
+    length = max(sparse.columns.weights.shape[1], sparse.rows.weights.shape[1]) + 2
+    return {"length": length, "sparse": sparse, "unused": ("weight", "weight_radius")}
 
 
 def _length_stored(prepared: Prepared) -> int:
     return prepared.derived["length"]
 
 
+def _terms(prepared: Prepared, kind: str, side: str = "columns") -> tuple[Tensor, Tensor]:
+    """Positions and weights of a sparse matrix, made on first use."""
+    if "columns_weights" not in prepared.tensors:
+        made = tensors_of(prepared.derived["sparse"], prepared.derived["length"], prepared.dtype, prepared.device)
+        prepared.tensors.update(made)
+    return prepared.tensors[f"{side}_positions"], prepared.tensors[f"{side}_{kind}"]
+
+
 def _evaluate_linear(prepared: Prepared, x: Tensor) -> Tensor:
-    y = torch.matmul(x, prepared.tensors["weight"])
+    if "sparse" in prepared.derived:
+        y = gather_product(x, *_terms(prepared, "weights"))
+    else:
+        y = torch.matmul(x, prepared.tensors["weight"])
     bias = prepared.tensors.get("bias")
     return y if bias is None else y + bias
 
 
 def _magnitude_linear(prepared: Prepared, m: Tensor) -> Tensor:
     length = prepared.derived["length"]
-    y = torch.matmul(m, inflated(prepared, "weight", length))
+    if "sparse" in prepared.derived:
+        y = gather_product(m, *_terms(prepared, "inflated"))
+    else:
+        y = torch.matmul(m, inflated(prepared, "weight", length))
     bias = inflated(prepared, "bias", length)
     return y if bias is None else y + bias
 
 
 def _interval_linear(prepared: Prepared, box: Box) -> Box:
     centre, radius = centred(*box)
-    absolute = _absolute(prepared)
     y = _evaluate_linear(prepared, centre)
-    spread = torch.matmul(radius, absolute)
+    if "sparse" in prepared.derived:
+        spread = gather_product(radius, *_terms(prepared, "absolute"))
+    else:
+        spread = torch.matmul(radius, _absolute(prepared))
     return widen(y - spread, y + spread, _magnitude_linear(prepared, largest(*box)), prepared.derived["length"])
 
 
@@ -84,6 +106,8 @@ def _absolute(prepared: Prepared) -> Tensor:
 
 
 def _transpose_linear(prepared: Prepared, a: Tensor) -> tuple[Tensor, ...]:
+    if "sparse" in prepared.derived:
+        return (gather_product(a, *_terms(prepared, "weights", "rows")),)
     return (torch.matmul(a, prepared.tensors["weight"].mT),)
 
 
