@@ -51,16 +51,12 @@ def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: fl
     return candidates
 
 
-def _covering(bracket: Callable, evaluate: Callable, reach: float) -> Callable:
+def _with_tails(bracket: Callable, reach: float) -> Callable:
     def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-        found: Candidates = []
-        for point, cover in bracket(p, slope, lower, upper):
-            value = evaluate(p, point)
-            found.append((point, value - cover, value + cover))
-        for point in (torch.where(lower < -reach, lower, torch.nan), torch.full_like(lower, -reach)):
+        found: Candidates = [(point, None, cover) for point, cover in bracket(p, slope, lower, upper)]
+        for point in (lower, torch.full_like(lower, -reach)):
             found.append((torch.where(lower < -reach, point, torch.nan), -1e-15, 0.0))
-        found.append((reach, None, None))
-        return found
+        return [*found, (reach, None, None)]
 
     return candidates
 
@@ -72,7 +68,7 @@ def _bracketed_record(
     return record(
         name,
         evaluate,
-        _covering(bracket, evaluate, reach),
+        _with_tails(bracket, reach),
         derivative,
         error=error,
         breakpoints=lambda p: (0.0,),

@@ -77,7 +77,8 @@ class Univariate(Operator):
     or tends to from one side, values between ``low`` and ``high``. Together with the two ends they must
     contain every extremum of ``f(x) - slope x`` over the box. An error of ``point`` is allowed where
     the value triple covers it (slack).
-    ``low`` and ``high`` are None where the function is continuous: the engine evaluates it there.
+    ``low`` is None where the function is continuous: the engine evaluates it at the point clamped to the
+    box, and ``high`` is None or an additional error.
     ``breakpoints`` are where the search splits by preference (relu: 0).
     ``piecewise_linear`` says that the function is linear between its break points.
 

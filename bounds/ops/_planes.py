@@ -59,7 +59,7 @@ def _measure(f: Callable, x: Tensor, y: Tensor, a: Tensor, b: Tensor, ulps: floa
     info = torch.finfo(x.dtype)
     value, left, right = f(x, y), a * x, b * y
     slack = value.abs() * (ulps + 3) + (left.abs() + right.abs()) * 3
-    nonzero = (x != 0) | (y != 0)
+    nonzero = ((x != 0) | (y != 0)).to(x.dtype)
     return value - left - right, (slack * info.eps + 3 * info.tiny * nonzero).detach()
 
 

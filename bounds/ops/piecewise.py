@@ -48,7 +48,6 @@ def _relu_lines(
     info = torch.finfo(lower.dtype)
     low, high = lower.clamp(max=0.0), upper.clamp(min=0.0)
     width = high - low
-    bounded = width < torch.inf
     if upper_slope is None:
         ku = high / torch.where(width > 0, width, 1.0)
     else:
@@ -57,6 +56,7 @@ def _relu_lines(
     product = ku * high
     bu = torch.maximum(-ku * low, high - product)
     bu = bu + unstable * ((high + product.abs() - ku.abs() * low) * (2 * info.eps) + info.tiny)
+    bounded = torch.isfinite(width) & torch.isfinite(bu)
     ku, bu = torch.where(bounded, ku, 0.0), torch.where(bounded, bu, high)
     if lower_slope is None:
         kl = (upper > -lower).to(lower.dtype)
@@ -79,7 +79,8 @@ def _leaky(p: Prepared, x: Tensor) -> Tensor:
 
 
 def _leaky_error(p: Prepared, x: Tensor, value: Tensor) -> Tensor:
-    return value.abs() * torch.finfo(x.dtype).eps
+    info = torch.finfo(x.dtype)
+    return (x < 0) * (value.abs() * info.eps + info.tiny)
 
 
 def _leaky_interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
@@ -359,12 +360,16 @@ def _round_interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
 
 
 def _round_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-    """Jumps at n + 1/2 between n and n + 1; at an end of the box only the value there and the inner side count."""
+    """Jumps at n + 1/2 between n and n + 1: the first and the last inside the box, and the inner side of an end."""
     found = []
-    for jump in (torch.ceil(lower - 0.5) + 0.5, torch.floor(upper - 0.5) + 0.5):
-        low = torch.where(jump > lower, jump - 0.5, torch.round(lower))
-        high = torch.where(jump < upper, jump + 0.5, torch.round(upper))
-        found.append((jump, low, high))
+    for jump in (torch.floor(lower - 0.5) + 1.5, torch.ceil(upper - 0.5) - 0.5):
+        inside = (jump > lower) & (jump < upper)
+        found.append((torch.where(inside, jump, torch.nan), jump - 0.5, jump + 0.5))
+    for end, step in ((lower, 1.0), (upper, 0.0)):
+        value, below = torch.round(end), torch.floor(end)
+        jumps = (end - below == 0.5) & (lower < upper)
+        limit = torch.where(jumps, below + step, value)
+        found.append((end, torch.minimum(value, limit), torch.maximum(value, limit)))
     return found
 
 

@@ -128,10 +128,20 @@ def slope_range(op: Univariate, p: Prepared, lower: Tensor, upper: Tensor) -> Li
     """
     if op.slopes is not None:
         return op.slopes(p, lower, upper)
-    first = _end_slope(op, p, lower, upper, lower, lower_support, torch.minimum)
-    last = _end_slope(op, p, lower, upper, upper, lower_support, torch.maximum)
-    top_last = _end_slope(op, p, lower, upper, upper, upper_support, torch.minimum)
-    top_first = _end_slope(op, p, lower, upper, lower, upper_support, torch.maximum)
+    found = [
+        _end_slope(op, p, lower, upper, lower, lower_support, torch.minimum),
+        _end_slope(op, p, lower, upper, upper, lower_support, torch.maximum),
+        _end_slope(op, p, lower, upper, upper, upper_support, torch.minimum),
+        _end_slope(op, p, lower, upper, lower, upper_support, torch.maximum),
+    ]
+    # On a box of few numbers a difference quotient is noise: the constant line and the chord bound the range.
+    zero = torch.zeros_like(lower)
+    chord = _chord(lower, op.evaluate(p, lower) + zero, upper, op.evaluate(p, upper) + zero, zero)
+    narrow = upper - lower <= torch.maximum(lower.abs(), upper.abs()) * 1e-7 + torch.finfo(lower.dtype).tiny**0.5
+    first, last, top_last, top_first = (
+        torch.where(narrow, limit, slope)
+        for slope, limit in zip(found, (chord.clamp(max=0.0), chord.clamp(min=0.0)) * 2, strict=True)
+    )
     return first, torch.maximum(first, last), top_last, torch.maximum(top_last, top_first)
 
 
@@ -205,18 +215,22 @@ def _values(
     at_lower = None
     for point, low, high in found:
         point = torch.as_tensor(point, dtype=lower.dtype, device=lower.device)
-        clamped = torch.minimum(torch.maximum(point, lower), upper)
+        # Ties go to the end of the box, which carries the gradient.
+        place = torch.where(point <= lower, lower, torch.where(point >= upper, upper, point))
         if low is None:
-            yield _measured(op, p, slope, clamped)
+            # A NaN point says that nothing is known: its value spoils the offset, its place does not matter.
+            _, value, _, slack = _measured(op, p, slope, place)
+            place = torch.where(place.isnan(), lower, place)
+            yield place, value, value, slack if high is None else slack + high
             continue
         # A given pair of values belongs to the point itself: outside the box the end stands in.
         inside = (point >= lower) & (point <= upper)
         at_lower = op.evaluate(p, lower) if at_lower is None else at_lower
-        point = torch.where(inside, point, lower)
+        place = torch.where(inside, place, lower)
         low = torch.where(inside, torch.as_tensor(low, dtype=lower.dtype, device=lower.device), at_lower)
         high = torch.where(inside, torch.as_tensor(high, dtype=lower.dtype, device=lower.device), at_lower)
         size = torch.maximum(low.abs(), high.abs())
-        yield point, low, high, _slack(op, p, slope, point, size)
+        yield place, low, high, _slack(op, p, slope, place, size)
 
 
 def _measured(op: Univariate, p: Prepared, slope: Tensor, point: Tensor) -> tuple[Tensor, ...]:
@@ -230,7 +244,8 @@ def _slack(op: Univariate, p: Prepared, slope: Tensor, point: Tensor, value: Ten
     info = torch.finfo(point.dtype)
     size = value.abs()
     error = size * (VALUE_ULPS * info.eps) + info.tiny if op.error is None else op.error(p, point, value)
-    return error + (size + _product(slope, point).abs()) * (2 * info.eps) + (point != 0) * info.tiny
+    underflow = (point != 0).to(point.dtype) * info.tiny
+    return error + (size + _product(slope, point).abs()) * (2 * info.eps) + underflow
 
 
 def _product(slope: Tensor, point: Tensor) -> Tensor:
