@@ -366,8 +366,8 @@ def _round_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) 
         inside = (jump > lower) & (jump < upper)
         found.append((torch.where(inside, jump, torch.nan), jump - 0.5, jump + 0.5))
     for end, step in ((lower, 1.0), (upper, 0.0)):
-        value, below = torch.round(end), torch.floor(end)
-        jumps = (end - below == 0.5) & (lower < upper)
+        value, below, double = torch.round(end), torch.floor(end), 2 * end
+        jumps = (torch.floor(double) == double) & (below != end) & (lower < upper)
         limit = torch.where(jumps, below + step, value)
         found.append((end, torch.minimum(value, limit), torch.maximum(value, limit)))
     return found
