@@ -20,14 +20,17 @@ def second_copies() -> list[str]:
     found = []
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
-        if not file or name == "__main__" or name == "provenn" or name.startswith("provenn."):
-            continue
-        path = Path(file).resolve()
-        if ROOT not in path.parents or "site-packages" in path.parts:
-            continue
-        if path.relative_to(ROOT).parts[0] not in ("tests", "benchmarks", "vnnlib_examples", ".ci"):
-            found.append(f"{name} ({path})")
+        if name != "__main__" and name.split(".")[0] != "provenn" and file and _is_source(Path(file)):
+            found.append(f"{name} ({file})")
     return found
+
+
+def _is_source(file: Path) -> bool:
+    """Whether a file belongs to the package: it lies in the root, or in a folder of the root that is a package."""
+    if not file.is_absolute() or ROOT not in file.resolve().parents:
+        return False
+    first, *inner = file.resolve().relative_to(ROOT).parts
+    return not inner or (ROOT / first / "__init__.py").is_file()
 
 
 class _RootIsNoTestPackage:

@@ -57,7 +57,7 @@ def test_mypy_sees_one_copy() -> None:
     pytest.importorskip("mypy")
     result = subprocess.run(
         ["bash", str(ROOT / ".ci" / "types"), "-v", "--cache-dir", os.devnull, "--follow-imports", "silent"]
-        + ["-m", "provenn.errors", "-m", "provenn.verifier.options"],
+        + ["-m", "provenn.errors", "-m", "provenn.specs"],
         env={**os.environ, "PYTHON": sys.executable},
         capture_output=True,
         text=True,
@@ -65,7 +65,9 @@ def test_mypy_sees_one_copy() -> None:
     assert result.returncode == 0, result.stdout + result.stderr[-2000:]
     parsed = re.findall(r"Parsing (\S+) \(([\w.]+)\)", result.stderr)
     ours = {name for file, name in parsed if "site-packages" not in file and "typeshed" not in file}
-    assert {"provenn", "provenn.errors", "provenn.verifier.options"} <= ours, result.stderr[-2000:]
+    assert {"provenn", "provenn.errors", "provenn.specs", "provenn.specs._results"} <= ours, result.stderr[
+        -2000:
+    ]
     assert all(name == "provenn" or name.startswith("provenn.") for name in ours), ours
 
 
@@ -75,3 +77,14 @@ def test_the_installed_package_is_this_one() -> None:
     for name in ("provenn.cli", "provenn.errors", "provenn.bounds", "provenn.specs", "provenn.verifier"):
         file = importlib.import_module(name).__file__
         assert file is not None and here in Path(file).resolve().parents
+
+
+def test_the_guard_notices_a_second_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check at the end of every run (tests/conftest.py) can fail."""
+    from tests.conftest import second_copies  # type: ignore[import-not-found]
+
+    assert second_copies() == []
+    copy = type(sys)("errors")
+    copy.__file__ = str(ROOT / "errors.py")
+    monkeypatch.setitem(sys.modules, "errors", copy)
+    assert second_copies() == [f"errors ({ROOT / 'errors.py'})"]
