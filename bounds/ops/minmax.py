@@ -40,8 +40,7 @@ def _max_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
     below = (xl + xu >= yl + yu).to(xl.dtype) if below is None else below
     above = torch.full_like(xl, 0.5) if above is None else above
     low, high = _max_interval(p, x, y)
-    meet = torch.maximum(xl, yl)
-    meets = [(meet.clamp(xl, xu), meet.clamp(yl, yu))]
+    meets = [(t.clamp(xl, xu), t.clamp(yl, yu)) for t in (torch.maximum(xl, yl), torch.minimum(xu, yu))]
     first, last = torch.maximum(xl, yl), torch.maximum(xu, yu)
     right, up = torch.maximum(xu, yl), torch.maximum(xl, yu)
     a = _ratio(right - first, xu - xl) * (1 - above) + _ratio(last - up, xu - xl) * above

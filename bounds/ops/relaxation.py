@@ -244,8 +244,9 @@ def _slack(op: Univariate, p: Prepared, slope: Tensor, point: Tensor, value: Ten
     info = torch.finfo(point.dtype)
     size = value.abs()
     error = size * (VALUE_ULPS * info.eps) + info.tiny if op.error is None else op.error(p, point, value)
-    underflow = (point != 0).to(point.dtype) * info.tiny
-    return error + (size + _product(slope, point).abs()) * (2 * info.eps) + underflow
+    product = _product(slope, point).abs()
+    rounding = ((size + product) * (2 * info.eps)).masked_fill(product == 0, 0.0)
+    return error + rounding + (point != 0).to(point.dtype) * info.tiny
 
 
 def _product(slope: Tensor, point: Tensor) -> Tensor:

@@ -78,7 +78,13 @@ CASES = (
     Case("prelu", two_slopes(-0.25), attributes={"slope": np.array([-0.25])}),
     Case("abs", np.abs),
     Case("clip", lambda x: np.clip(x, -1, 6), (-1.0, 6.0), {"lower": np.array(-1.0), "upper": np.array(6.0)}),
-    Case("clip", lambda x: np.minimum(x, 2), (2.0,), {"lower": None, "upper": np.array(2.0)}, label="clip above"),
+    Case(
+        "clip",
+        lambda x: np.minimum(x, 2),
+        (2.0,),
+        {"lower": None, "upper": np.array(2.0)},
+        label="clip above",
+    ),
     Case(
         "hard_sigmoid",
         lambda x: np.clip(LONG(0.2) * x + LONG(0.5), 0, 1),
@@ -126,7 +132,6 @@ CASES = (
 )
 
 
-
 @pytest.fixture(autouse=True)
 def quiet_overflow():
     """References overflow where the function does."""
@@ -158,7 +163,11 @@ def boxes(case: Case, count: int = 240) -> tuple[np.ndarray, np.ndarray]:
     centre = random.choice([-1.0, 1.0], count) * sizes[0]
     pieces = [(centre - sizes[1] / 2, centre + sizes[1] / 2)]
     at = random.choice(focus, count)
-    pieces += [(at - sizes[1], at + sizes[2]), (at[:30], (at + sizes[1])[:30]), ((at - sizes[2])[:30], at[:30])]
+    pieces += [
+        (at - sizes[1], at + sizes[2]),
+        (at[:30], (at + sizes[1])[:30]),
+        ((at - sizes[2])[:30], at[:30]),
+    ]
     near = np.concatenate([focus, focus * 1.0000001 + 1e-7, centre[:10]])
     pieces += [(near, near), (near, np.nextafter(near, np.inf)), (near, near + 1e-13 * (1 + np.abs(near)))]
     pairs = [(a, b) for a in focus for b in focus if a < b]
@@ -170,7 +179,9 @@ def boxes(case: Case, count: int = 240) -> tuple[np.ndarray, np.ndarray]:
 def samples(case: Case, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
     """Points of every box ``[boxes, points]``: even, random, the ends, their neighbours, around the focus points."""
     random = np.random.default_rng(8)
-    fractions = np.concatenate([np.linspace(0, 1, 13), random.uniform(0, 1, 8), 10.0 ** -np.arange(2, 16, 3.0)])
+    fractions = np.concatenate(
+        [np.linspace(0, 1, 13), random.uniform(0, 1, 8), 10.0 ** -np.arange(2, 16, 3.0)]
+    )
     inner = lower[:, None] + (upper - lower)[:, None] * fractions
     focus = np.array(case.focus)
     steps = 2.0 ** np.arange(-10, 5, 4 if case.costly else 1)
@@ -201,9 +212,13 @@ def slopes(case: Case, lower: torch.Tensor, upper: torch.Tensor) -> torch.Tensor
     ranges = torch.stack(relaxation.slope_range(op, p, lower, upper))
     scale = ranges.abs().amax(0) + 1e-3
     mix = torch.rand(4, lower.numel(), generator=generator, dtype=FLOAT)
-    inside = torch.stack([ranges[0] + mix[0] * (ranges[1] - ranges[0]), ranges[2] + mix[1] * (ranges[3] - ranges[2])])
+    inside = torch.stack(
+        [ranges[0] + mix[0] * (ranges[1] - ranges[0]), ranges[2] + mix[1] * (ranges[3] - ranges[2])]
+    )
     outside = (mix[2:] * 4 - 2) * scale
-    fixed = torch.stack([torch.full_like(lower, k) for k in (0.0, 1.0, -1e5, 1e5, 1e-9, 0.2499999999, 0.999999999)])
+    fixed = torch.stack(
+        [torch.full_like(lower, k) for k in (0.0, 1.0, -1e5, 1e5, 1e-9, 0.2499999999, 0.999999999)]
+    )
     return torch.cat([ranges, inside, outside, fixed])
 
 
@@ -217,7 +232,7 @@ def tensors(*arrays: np.ndarray) -> list[torch.Tensor]:
 
 @every_case
 def test_interval_contains_the_image(case):
-    lower, upper, points, values = measured(case)
+    lower, upper, _, values = measured(case)
     low, high = operator(case).interval(prepared(case), *tensors(lower, upper))
     assert low.shape == high.shape == lower.shape
     doubt = REFERENCE_ERROR * np.abs(values)
@@ -267,7 +282,9 @@ def test_every_slope_gives_a_bound(case):
 @every_case
 def test_lines_hold_at_the_starting_slopes(case):
     lower, upper, points, values = measured(case)
-    kl, bl, ku, bu = (exact(t)[:, None] for t in relaxation.lines(operator(case), prepared(case), *tensors(lower, upper)))
+    kl, bl, ku, bu = (
+        exact(t)[:, None] for t in relaxation.lines(operator(case), prepared(case), *tensors(lower, upper))
+    )
     doubt = REFERENCE_ERROR * (np.abs(values) + (np.abs(kl) + np.abs(ku)) * np.abs(points))
     assert (kl * points + bl <= values + doubt).all()
     assert (values - doubt <= ku * points + bu).all()
@@ -282,7 +299,9 @@ def test_starting_slopes_leave_the_least_area(case):
     points = np.sort(np.concatenate([samples(case, lower, upper), np.linspace(lower, upper, 61, axis=1)], 1))
     values = case.reference(points.astype(LONG)).astype(float)
     middle = (lower + upper) / 2
-    kl, bl, ku, bu = (t.numpy() for t in relaxation.lines(operator(case), prepared(case), *tensors(lower, upper)))
+    kl, bl, ku, bu = (
+        t.numpy() for t in relaxation.lines(operator(case), prepared(case), *tensors(lower, upper))
+    )
     gap = (ku - kl) * middle + bu - bl
     least = envelope(points, values, middle, np.max) - envelope(points, values, middle, np.min)
     noise = 1e-10 * (1 + np.abs(values).max(1)) + (0.02 * gap if has_jumps(case) else 0)
@@ -340,7 +359,9 @@ def test_a_child_is_never_looser_than_its_parent(case):
     for k in slopes(case, low, high):
         above = relaxation.upper_offset(op, p, k, low, high)
         below = relaxation.lower_offset(op, p, k, low, high)
-        size = k.abs() * torch.maximum(low.abs(), high.abs()) + torch.stack(op.interval(p, low, high)).abs().amax(0)
+        size = k.abs() * torch.maximum(low.abs(), high.abs()) + torch.stack(
+            op.interval(p, low, high)
+        ).abs().amax(0)
         noise = 1e-14 * size + (1e-10 * (1 + high - low) if case.name in BRACKETED else 1e-300)
         for ends in ((low, cut), (cut, high)):
             assert (relaxation.upper_offset(op, p, k, *ends) <= above + noise).all()
@@ -413,7 +434,11 @@ def test_float32_is_sound_up_to_its_own_rounding(case):
     lower, upper = boxes(case, 90)
     inner = (np.maximum(0.98 * case.domain[0], -50), np.minimum(0.98 * case.domain[1], 50))
     low, high = (np.clip(t, *inner).astype(np.float32) for t in (lower, upper))
-    points = samples(case, low.astype(float), high.astype(float)).astype(np.float32).clip(low[:, None], high[:, None])
+    points = (
+        samples(case, low.astype(float), high.astype(float))
+        .astype(np.float32)
+        .clip(low[:, None], high[:, None])
+    )
     lines = relaxation.lines(operator(case), prepared(case, torch.float32), *tensors(low, high))
     assert all(line.dtype == torch.float32 for line in lines)
     kl, bl, ku, bu = (exact(t)[:, None] for t in lines)
@@ -429,7 +454,9 @@ def test_offsets_are_differentiable(case):
     """Gradients in the slope and in the ends of the box, by finite differences away from kinks."""
     centre = 0.7 if case.domain[1] > 0 else -0.7
     low = torch.tensor([centre - 0.31 * abs(centre), centre], dtype=FLOAT, requires_grad=True)
-    high = torch.tensor([centre + 0.17 * abs(centre), centre + 0.4 * abs(centre)], dtype=FLOAT, requires_grad=True)
+    high = torch.tensor(
+        [centre + 0.17 * abs(centre), centre + 0.4 * abs(centre)], dtype=FLOAT, requires_grad=True
+    )
     slope = torch.tensor([0.153, -0.217], dtype=FLOAT, requires_grad=True)
     op, p = operator(case), prepared(case)
     for offset in (relaxation.upper_offset, relaxation.lower_offset):
@@ -437,4 +464,6 @@ def test_offsets_are_differentiable(case):
 
 
 def test_every_elementwise_record_has_a_case():
-    assert {case.name for case in CASES} == {name for name, record in OPS.items() if isinstance(record, Univariate)}
+    assert {case.name for case in CASES} == {
+        name for name, record in OPS.items() if isinstance(record, Univariate)
+    }
