@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.propagate.backward import Trace, backward
-from provenn.bounds.propagate.intermediate import intermediate_boxes
+from provenn.bounds.propagate.intermediate import CACHE_ELEMENTS, intermediate_boxes
 from provenn.bounds.propagate.lines import relax_all
 from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.clip import clip_box
@@ -49,6 +49,20 @@ class Rebound:
 
     def bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]:
         """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``, number refuted)."""
+        count = fields["bound"].shape[0]
+        size = self._domains_at_once()
+        parts = [self._bound({k: v[i : i + size] for k, v in fields.items()}) for i in range(0, count, size)]
+        merged = {k: torch.cat([p[0][k] for p in parts]) for k in parts[0][0]}
+        return merged, torch.cat([p[1] for p in parts]), torch.stack([p[2] for p in parts]).sum()
+
+    def _domains_at_once(self) -> int:
+        """Domains whose coefficient tensors (all rows of the widest value) stay in the processor's cache."""
+        if self.problem.device.type != "cpu":
+            return 1 << 16
+        widest = max(self.plan.size(v) for v in self.plan.bounded) if self.plan.bounded else 1
+        return max(16, CACHE_ELEMENTS // (2 * widest * widest))
+
+    def _bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]:
         lower, upper = self.whole(fields)
         inputs = self.problem.input_boxes(lower, upper)
         magnitudes = self.problem.magnitudes

@@ -85,12 +85,12 @@ class _Sweep:
         positive, negative = a.clamp(min=0), a.clamp(max=0)
         if self.trace is not None:
             self.trace.positive[index], self.trace.negative[index] = positive, negative
+        pairs = ((positive, lines.lower_offset), (negative, lines.upper_offset))
+        terms = [dot(part, offset) for part, offset in pairs if offset is not None]
+        for term in terms:
+            self.add_offset(term)
         if self.error is not None:
-            self.error.relaxed(index, positive, negative, lines)
-        if lines.lower_offset is not None:
-            self.add_offset(dot(positive, lines.lower_offset))
-        if lines.upper_offset is not None:
-            self.add_offset(dot(negative, lines.upper_offset))
+            self.error.relaxed(index, positive, negative, lines, terms)
         for position, operand in enumerate(self.plan.graph.nodes[index].inputs if lines.lower_slopes else ()):
             lower, upper = lines.lower_slopes[position], lines.upper_slopes[position]
             if lines.window is None:

@@ -54,6 +54,7 @@ class Lines:
     upper_slopes: tuple[Tensor, ...]
     upper_offset: Tensor | None
     window: Window | None = None
+    positive_upper_offset: bool = False
 
     def reach(self, plan: Plan, index: int, value: Mapping[int, Tensor]) -> Tensor:
         """Bound of ``|slope| |x| + |offset|`` over both lines and the box, ``[1|domains, 1|rows, *shape]``."""
@@ -87,7 +88,8 @@ def relax(
         lower, upper = boxes[operands[0]]
         given = slopes or (None, None)
         kl, bl, ku, bu = relaxation.lines(operator, prepared, lower.unsqueeze(1), upper.unsqueeze(1), *given)
-        return Lines((kl,), None if operator.name in THROUGH_ORIGIN else bl, (ku,), bu)
+        through = operator.name in THROUGH_ORIGIN
+        return Lines((kl,), None if through else bl, (ku,), bu, positive_upper_offset=through)
     if isinstance(operator, Multivariate):
         low, high = operator.relax(prepared, None, *(boxes[i] for i in operands))
         window = None

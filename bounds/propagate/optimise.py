@@ -10,7 +10,7 @@ where xl, xu attain the offsets. So a step is one backward and one forward pass 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -154,7 +154,7 @@ class Objective:
             base = self.base[index]
             if "upper" not in given:
                 if self.plan.operators[index].name in THROUGH_ORIGIN:
-                    result[index] = Lines((given["lower"],), None, base.upper_slopes, base.upper_offset)
+                    result[index] = replace(base, lower_slopes=(given["lower"],))
                     continue
             result[index] = relax(self.plan, index, self.boxes, (given.get("lower"), given.get("upper")))
         return result

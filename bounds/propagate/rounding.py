@@ -57,25 +57,39 @@ class RoundingError:
 
         if weight.dim() == a.dim() - 2:
             weight = weight[None, None]
-        term = dot(a.abs(), weight)
-        self.total = term if self.total is None else self.total + term
+        self._accumulate(dot(a.abs(), weight))
 
     def linear(self, index: int, a: Tensor) -> None:
         operator, prepared = self.plan.operators[index], self.plan.prepared[index]
-        count = operator.length(prepared) + self.plan.size(index) + 4  # type: ignore[attr-defined]
+        count = operator.length(prepared) + self.plan.size(index) + 8  # type: ignore[attr-defined]
         self._add(a, self.magnitudes.reach[index] * gamma(count, self.plan.dtype))
 
-    def relaxed(self, index: int, positive: Tensor, negative: Tensor, lines: Lines) -> None:
-        reach = lines.reach(self.plan, index, self.magnitudes.value)
+    def relaxed(self, index: int, positive: Tensor, negative: Tensor, lines: Lines, terms: list[Tensor]) -> None:
+        """Error of ``terms``, the offsets a relaxed node just contributed.
+
+        The products with the slopes round once each; ``linear`` and ``concretised`` count that at the operand. A sum of
+        terms of one sign errs by ``gamma_n`` times itself; otherwise the sum of magnitudes is made.
+        """
         factor = gamma(self.plan.size(index) + 8, self.plan.dtype)
-        self._add(positive - negative, reach * factor)
+        if lines.lower_offset is None and lines.positive_upper_offset:
+            for term in terms:
+                self._accumulate(term.abs() * (2 * factor))
+        else:
+            for a, offset in ((positive, lines.lower_offset), (negative, lines.upper_offset)):
+                if offset is not None:
+                    self._add(a, offset.abs() * factor)
+        if lines.window is not None:  # a scatter sums as many terms as windows overlap
+            self._add(positive - negative, lines.reach(self.plan, index, self.magnitudes.value) * factor)
+
+    def _accumulate(self, term: Tensor) -> None:
+        self.total = term if self.total is None else self.total + term
 
     def accumulated(self, value: int, a: Tensor) -> None:
-        self._add(a, self.magnitudes.reach[value] * (2 * self.unit))
+        self._add(a, self.magnitudes.reach[value] * (4 * self.unit))
 
     def concretised(self, value: int, a: Tensor, box: tuple[Tensor, Tensor]) -> None:
         reach = torch.maximum(box[0].abs(), box[1].abs()).unsqueeze(1)
-        self._add(a, reach * gamma(self.plan.size(value) + 4, self.plan.dtype))
+        self._add(a, reach * gamma(self.plan.size(value) + 8, self.plan.dtype))
 
     def lowered(self, bound: Tensor) -> Tensor:
         """The bound less the error; the last terms cover the sums of offsets and of the error itself."""
