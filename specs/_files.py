@@ -40,9 +40,9 @@ def read_bytes(path: str | Path) -> bytes:
         raise InputError(
             f"{path}: cannot be read ({error.strerror or error}); check its permissions"
         ) from None
-    if not data.startswith(_GZIP_MAGIC):
-        return data
     try:
-        return gzip.decompress(data)
+        while data.startswith(_GZIP_MAGIC):  # some archives compress twice
+            data = gzip.decompress(data)
+        return data
     except (EOFError, OSError, zlib.error) as error:
         raise InputError(f"{path}: damaged gzip data ({error}); fetch the file again") from None

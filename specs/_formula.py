@@ -168,40 +168,49 @@ Bounds = tuple[np.ndarray, np.ndarray]  # sorted keys, one value per key
 
 
 def hull(
-    formula: Formula, bounds: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
+    formula: Formula,
+    relevant: np.ndarray,
+    bounds: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]],
 ) -> Bounds:
     """Upper bounds that hold in every clause, per key; a product's factors are taken independently.
 
     `bounds(atoms)` gives (position in `atoms`, key, value): in a clause the smallest value of a key holds.
+    `relevant[a]`: whether atom a bounds anything at all.
     """
 
-    def smallest(keys: np.ndarray, values: np.ndarray) -> Bounds:
-        return _per_key(keys, values, np.minimum)
+    nothing = np.zeros(0, np.int64), np.zeros(0)  # most parts of a formula bound no input
 
     def table(node: Table) -> Bounds:
+        if not relevant[node.atoms].any():
+            return nothing
         position, key, value = bounds(node.atoms)
         clause = np.searchsorted(node.start, position, side="right") - 1
         order = np.lexsort((clause, key))
         key, clause, value = key[order], clause[order], value[order]
         change = np.flatnonzero((np.diff(key, prepend=-1) != 0) | (np.diff(clause, prepend=-1) != 0))
-        if not change.size:
-            return key, value
         value = np.minimum.reduceat(value, change)
         return _common(key[change], value, node.count)
 
     def conjoin(parts: list[Bounds]) -> Bounds:
-        return smallest(np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]))
+        parts = [part for part in parts if part[0].size]
+        if len(parts) <= 1:
+            return parts[0] if parts else nothing
+        return _per_key(
+            np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), np.minimum
+        )
 
     def disjoin(parts: list[Bounds]) -> Bounds:
-        keys, values = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-        order = np.argsort(keys, kind="stable")
-        return _common(keys[order], values[order], len(parts))
+        if not all(part[0].size for part in parts):
+            return nothing
+        return _common(
+            np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), len(parts)
+        )
 
     return fold(formula, table, conjoin, disjoin)
 
 
 def _common(keys: np.ndarray, values: np.ndarray, needed: int) -> Bounds:
-    """The largest value per key (sorted), of the keys that occur `needed` times."""
+    """The largest value per key, of the keys that occur `needed` times."""
     _, count = np.unique(keys, return_counts=True)
     keys, values = _per_key(keys, values, np.maximum)
     return keys[count == needed], values[count == needed]

@@ -67,7 +67,7 @@ def _read_short(tokens: Tokens, which: np.ndarray, known: dict[bytes, bool]) -> 
     last = width - 1 - np.argmax(significant[:, ::-1], axis=1)
     final = np.where(significant.any(axis=1), characters[np.arange(len(last)), last], ord("."))
     whole = ~scientific & (~dotted | (final == ord(".")))
-    small = np.abs(value) <= 2.0**53
+    small = np.abs(value) < 2.0**53
     exact = whole & small
     open_question = np.flatnonzero(~exact & (scientific | whole | (final == ord("5"))))
     for position in open_question:
@@ -136,7 +136,8 @@ def outward_upper(nearest: np.ndarray, exact: np.ndarray, element: np.dtype) -> 
     to infinity: every finite element compares with it as with the exact literal.
     """
     rounded = to_element(nearest, element).astype(np.float64)
-    above = np.where(exact, nearest, np.nextafter(nearest, np.inf))
+    with np.errstate(over="ignore", under="ignore"):
+        above = np.where(exact, nearest, np.nextafter(nearest, np.inf))
     return np.where((rounded > nearest) & np.isfinite(rounded), rounded, above)
 
 

@@ -166,6 +166,8 @@ class Query:
         """
         from provenn.specs._batch import assemble
 
+        if maximum < 1:
+            raise ValueError(f"maximum={maximum}, expected at least 1")
         first = 0
         while first < self.clause_count:
             batch = assemble(self, first, min(maximum, self.clause_count - first), _BOX_ENTRIES)
@@ -210,7 +212,8 @@ class Query:
         rounded = to_element(value, self._element)
         limit = np.finfo(self._element).max
         rounded = np.clip(rounded, -limit, limit)
-        below = np.nextafter(rounded, self._element.type(-np.inf))
+        with np.errstate(over="ignore", under="ignore"):
+            below = np.nextafter(rounded, self._element.type(-np.inf))
         return position, key, np.where(self.atoms.strict[atom], below, rounded).astype(np.float64)
 
     def _tighten(self, values: np.ndarray, owner: np.ndarray, atoms: np.ndarray, kind) -> None:
@@ -219,15 +222,22 @@ class Query:
         np.minimum.at(values, (owner[position], key % 2, key // 2), value)
 
     def _base_box(self, kind) -> tuple[np.ndarray, np.ndarray]:
-        """(minus lower, upper) of the bounds that every clause has; infinite where there is none."""
-        values = np.full((1, 2, self.input_count), np.inf)
-        self._tighten(values, np.zeros(len(self.base_inputs), np.int64), self.base_inputs, kind)
-        return values[0, 0], values[0, 1]
+        """(minus lower, upper) of the bounds that every clause has; infinite where there is none. Read only."""
+        known = self._base_boxes.get(kind.__name__)
+        if known is None:
+            values = np.full((1, 2, self.input_count), np.inf)
+            self._tighten(values, np.zeros(len(self.base_inputs), np.int64), self.base_inputs, kind)
+            known = self._base_boxes[kind.__name__] = (values[0, 0], values[0, 1])
+        return known
+
+    @cached_property
+    def _base_boxes(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {}
 
     def _hull(self, kind) -> tuple[np.ndarray, np.ndarray]:
         values = np.stack(self._base_box(kind))
         if self.formula is not None:
-            key, value = formulas.hull(self.formula, kind)
+            key, value = formulas.hull(self.formula, self.atoms.is_input, kind)
             np.minimum.at(values, (key % 2, key // 2), value)
         return -values[0], values[1]
 
@@ -288,8 +298,8 @@ class Query:
         later = max(low, high, key=lambda atom: self.atoms.offset[atom])
         return source.error(
             int(self.atoms.offset[later]),
-            f"contradictory bounds: X_{variable} has lower bound {self.atoms.value[low]!r} and upper bound "
-            f"{self.atoms.value[high]!r}; no input exists, mend one of them",
+            f"contradictory bounds: X_{variable} has lower bound {float(self.atoms.value[low])!r} and upper bound "
+            f"{float(self.atoms.value[high])!r}; no input exists, mend one of them",
         )
 
 
