@@ -163,8 +163,21 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
+def _open_standard_files() -> None:
+    """Give descriptors that were closed (``>&-``) to nobody, before a pipe or a model gets them."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
 def _complain(error: object) -> None:
-    click.echo(f"provenn: {' '.join(str(error).split())}", err=True)
+    from provenn.verifier.report import one_line
+
+    click.echo(f"provenn: {one_line(error)}", err=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -172,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from provenn.verifier.report import FAILED, INTERRUPTED, REFUSED
     from provenn.verifier.watchdog import Terminated
 
+    _open_standard_files()
     try:
         code = commands.main(arguments, prog_name="provenn", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)

@@ -78,6 +78,8 @@ def work(network: str, property_path: str, options: Options, send: Send) -> Mess
             current = stage
             LOGGER.info(stage)
 
+    if options.threads is not None:  # read when torch is loaded; its worker threads are made then
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
     try:
         progress("loading")
         from provenn.verifier import verify
@@ -190,8 +192,9 @@ def write_text(path: str, text: str) -> None:
 
 
 def one_line(error: object) -> str:
-    """The text of an error on a single line."""
-    return " ".join(str(error).split())
+    """The text of an error on a single line; a caret below a quoted line has no place there."""
+    lines = (" ".join(line.split()) for line in str(error).splitlines())
+    return " | ".join(line for line in lines if line.strip("^"))
 
 
 def _whereabouts(progress: Message) -> str:

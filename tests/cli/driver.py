@@ -67,7 +67,7 @@ def hungry(*_arguments: Any) -> Any:
 
 
 def refused(*_arguments: Any) -> Any:
-    raise ModelError("unsupported operator Foo (node bar);\n  supported alternatives: none")
+    raise ModelError("unsupported operator Foo (node bar):\n  x = Foo( y)\n      ^")
 
 
 def broken(*_arguments: Any) -> Any:
