@@ -50,6 +50,8 @@ class Builder:
     nodes: list[Node] = field(default_factory=list)
     origin: str = ""
     name: str = ""
+    partial: set[int] = field(default_factory=set)
+    """Nodes whose elements past the end of a range stand for elements that do not exist."""
 
     def emit(
         self, operator: str, inputs: Sequence[Value], shape: Sequence[int], scalar_type: str | None = None,
@@ -176,6 +178,14 @@ class Builder:
             scale=None if scale is None else scale.value, scale_radius=None if scale is None else scale.radius,
             shift=None if shift is None else shift.value, shift_radius=None if shift is None else shift.radius,
         )  # fmt: skip
+
+    def coordinates(self, first: Value, offsets: Constant) -> Value:
+        """``first + offsets`` as coordinates that a scatter drops where they leave the tensor."""
+        shape = offsets.shape
+        start = self.broadcast(first, shape)
+        value = self.emit("affine", (start,), shape, first.scalar_type, shift=offsets.value)
+        self.partial.add(value.index)
+        return value
 
     def scaled(self, x: Value, factor: float) -> Value:
         return self.affine(x, scale=constants.scalar(factor))

@@ -11,6 +11,7 @@ import numpy as np
 from provenn.bounds.graph import _constants as constants
 from provenn.bounds.graph._constants import Constant
 from provenn.bounds.graph._graph import Node
+from provenn.errors import UnsupportedOperatorError
 
 Lists = tuple[list[Node], list[int], list[int]]
 
@@ -165,6 +166,36 @@ def _compose(matrices: _Matrices, first: Node, second: Node) -> Node | None:
         radius = radius.toarray()
     joined = Constant(matrices.keep(weight), None, radius)
     return replace(second, inputs=first.inputs, attributes=_with(second, weight=joined, bias=bias))
+
+
+# ---------------------------------------------------------------------------------------- partial coordinates
+
+_MOVES = frozenset({"reshape", "transpose", "index", "concat", "affine"})
+
+
+def settle_partial(nodes: list[Node], partial: set[int], outputs: Sequence[int]) -> list[Node]:
+    """Make scatters drop coordinates past the end that stand for absent elements; nothing else may read them."""
+    if not partial:
+        return nodes
+    needed = set(outputs)
+    for index in range(len(nodes) - 1, -1, -1):
+        if index in needed:
+            needed.update(nodes[index].inputs)
+    result, reached = list(nodes), set(partial)
+    for index, node in enumerate(nodes):
+        touched = [position for position, operand in enumerate(node.inputs) if operand in reached]
+        if not touched or index not in needed:
+            continue
+        if node.operator == "scatter_nd" and touched == [1]:
+            result[index] = replace(node, attributes={**node.attributes, "dropping": True})
+        elif node.operator in _MOVES and index not in outputs:
+            reached.add(index)
+        else:
+            raise UnsupportedOperatorError(
+                f"unsupported operator {node.origin}: its operand has as many elements as the network's input says; "
+                "re-export with static shapes"
+            )
+    return result
 
 
 # ---------------------------------------------------------------------------------------- passes

@@ -327,7 +327,13 @@ def import_move(op: Application) -> list[Operand]:
 
 
 def _variable_slice(op: Application, x: Operand) -> Value:
-    """A slice of constant length whose start depends on the input, as a gather; it must stay in range."""
+    """A slice of constant length whose start depends on the input.
+
+    Its result is shorter where it leaves the range; shapes are static here, so those elements need a
+    meaning. In a slice of 0, 1, 2, ... they keep counting: as coordinates of ScatterND they then lie
+    outside the tensor and are dropped, as ONNX drops them. Any other slice is a gather that is not a
+    number, and has an infinite box, where it leaves the range.
+    """
     start, end = op.operand(1), op.operand(2)
     axes, steps = op.optional(3, "axes"), op.optional(4, "steps")
     step = int(steps.array.reshape(-1)[0]) if steps is not None else 1
@@ -339,8 +345,11 @@ def _variable_slice(op: Application, x: Operand) -> Value:
     if count > x.shape[axis]:
         op.fail(f"takes {count} of {x.shape[axis]} elements")
     offsets = Constant(np.arange(count, dtype=np.int64))
-    indices = op.builder.affine(op.builder.reshape(op.builder.value(start), (1,)), shift=offsets)
+    first = op.builder.reshape(op.builder.value(start), (1,))
     shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+    if isinstance(x, Constant) and len(x.shape) == 1 and np.array_equal(x.array, np.arange(x.shape[0])):
+        return op.builder.coordinates(first, offsets)
+    indices = op.builder.affine(first, shift=offsets)
     data = op.builder.value(x)
     return op.builder.emit("gather", (data, indices), shape, x.scalar_type, axis=axis, wrap=False)
 

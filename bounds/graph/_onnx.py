@@ -25,7 +25,7 @@ from provenn.bounds.graph._builder import Builder, Operand, Value, is_finite
 from provenn.bounds.graph._constants import Constant
 from provenn.bounds.graph._file import attribute_value, initialisers, read_model
 from provenn.bounds.graph._fold import fold, fold_nodes
-from provenn.bounds.graph._fuse import fuse, prune
+from provenn.bounds.graph._fuse import fuse, prune, settle_partial
 from provenn.bounds.graph._graph import Graph
 from provenn.bounds.graph._import_elementwise import TYPES
 from provenn.errors import ModelError, UnsupportedOperatorError
@@ -87,7 +87,8 @@ class _Reader:
         outputs = [self._output(info.name) for info in graph.output]
         if not outputs:
             raise ModelError("the network has no output")
-        nodes, inputs_at, outputs_at = prune(*fuse(self.builder.nodes, [v.index for v in inputs], outputs))
+        whole = settle_partial(self.builder.nodes, self.builder.partial, outputs)
+        nodes, inputs_at, outputs_at = prune(*fuse(whole, [v.index for v in inputs], outputs))
         return Graph(tuple(nodes), tuple(inputs_at), tuple(outputs_at), self.source, self._metadata(graph))
 
     # ------------------------------------------------------------------------------------ the file

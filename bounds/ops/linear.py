@@ -10,7 +10,7 @@ from torch import Tensor
 
 from provenn.bounds.graph._graph import Node
 from provenn.bounds.ops._operator import Box, LinearOperator, Prepared
-from provenn.bounds.ops._outward import UNIT, largest, widen
+from provenn.bounds.ops._outward import UNIT, largest, widen, without_nan
 from provenn.bounds.ops._sparse import gather_product, sparse_form, tensors_of
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -187,11 +187,24 @@ def _magnitude_affine(prepared: Prepared, m: Tensor) -> Tensor:
     return m if shift is None else m + shift
 
 
+def _derive_affine(node: Node, shapes: Shapes) -> dict[str, Any]:
+    """Integers and booleans times integers are exact in float64: their boxes must stay points."""
+    parts = [node.attributes[name] for name in ("scale", "shift") if name in node.attributes]
+    whole = all(np.array_equal(part, np.trunc(part)) for part in parts)
+    return {"exact": _is_integer(node) and whole and not any("radius" in name for name in node.attributes)}
+
+
+def _is_integer(node: Node) -> bool:
+    return np.dtype(node.scalar_type).kind in "iub"
+
+
 def _interval_affine(prepared: Prepared, box: Box) -> Box:
     lower, upper = _evaluate_affine(prepared, box[0]), _evaluate_affine(prepared, box[1])
     if "scale" in prepared.tensors:
-        # 0 * inf is not a number here; without_nan (in widen) turns it into an infinite bound after sorting.
+        # 0 * inf is not a number here; without_nan turns it into an infinite bound after sorting.
         lower, upper = torch.minimum(lower, upper), torch.maximum(lower, upper)
+    if prepared.derived["exact"]:
+        return without_nan(lower, upper)
     return widen(lower, upper, _magnitude_affine(prepared, largest(*box)), 2)
 
 
@@ -222,6 +235,8 @@ def _evaluate_add(prepared: Prepared, *inputs: Tensor) -> Tensor:
 def _interval_add(prepared: Prepared, *boxes: Box) -> Box:
     lower = _evaluate_add(prepared, *(box[0] for box in boxes))
     upper = _evaluate_add(prepared, *(box[1] for box in boxes))
+    if _is_integer(prepared.node):
+        return without_nan(lower, upper)
     magnitude = _evaluate_add(prepared, *(largest(*box) for box in boxes))
     return widen(lower, upper, magnitude, len(boxes))
 
@@ -239,6 +254,8 @@ def _evaluate_sub(prepared: Prepared, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _interval_sub(prepared: Prepared, x: Box, y: Box) -> Box:
+    if _is_integer(prepared.node):
+        return without_nan(x[0] - y[1], x[1] - y[0])
     return widen(x[0] - y[1], x[1] - y[0], largest(*x) + largest(*y), 2)
 
 
@@ -285,7 +302,7 @@ OPERATORS = (
     ),
     LinearOperator(
         "affine", _evaluate_affine, _interval_affine, ("scale", "shift", "scale_radius", "shift_radius"),
-        transpose=_transpose_affine, offset=_offset_affine, magnitude=_magnitude_affine, length=_length_affine,
+        derive=_derive_affine, transpose=_transpose_affine, offset=_offset_affine, magnitude=_magnitude_affine, length=_length_affine,
     ),
     LinearOperator(
         "add", _evaluate_add, _interval_add, transpose=_transpose_add, offset=_no_offset,

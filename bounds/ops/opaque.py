@@ -154,33 +154,43 @@ def _derive_scatter(node: Node, shapes: tuple[tuple[int, ...], ...]) -> dict[str
     strides = [int(np.prod(data[k + 1 : depth], dtype=np.int64)) for k in range(depth)]
     tail = int(np.prod(data[depth:], dtype=np.int64))
     count = int(np.prod(indices[:-1], dtype=np.int64))
-    return {"strides": strides, "extents": data[:depth], "tail": tail, "count": count}
+    dropping = bool(node.attributes.get("dropping"))
+    return {"strides": strides, "extents": data[:depth], "tail": tail, "count": count, "dropping": dropping}
 
 
 def _coordinates(prepared: Prepared, index: Tensor) -> list[Tensor]:
     """Coordinates of every update, each [domains, count], negative ones counted from the end."""
     derived = prepared.derived
     flat = index.reshape(index.shape[0], derived["count"], len(derived["extents"]))
+    if derived["dropping"]:
+        return list(flat.unbind(-1))
     return [torch.where(flat[..., k] < 0, flat[..., k] + n, flat[..., k]) for k, n in enumerate(derived["extents"])]
 
 
 def _scatter_nd(prepared: Prepared, data: Tensor, index: Tensor, updates: Tensor) -> Tensor:
-    """data with updates written at variable positions; NaN where a position is out of range."""
+    """data with updates written at variable positions; NaN where a position is out of range.
+
+    With attribute ``dropping`` an update past the end of an axis is absent instead.
+    """
     derived = prepared.derived
     domains = max(data.shape[0], index.shape[0], updates.shape[0])
     data, index, updates = (_rows(x, domains) for x in (data, index, updates))
     coordinates = _coordinates(prepared, index)
-    valid = torch.ones_like(coordinates[0], dtype=torch.bool)
+    inside = torch.ones_like(coordinates[0], dtype=torch.bool)
+    valid = inside
     position = torch.zeros_like(coordinates[0], dtype=torch.int64)
     for coordinate, stride, extent in zip(coordinates, derived["strides"], derived["extents"], strict=True):
-        valid = valid & (coordinate >= 0) & (coordinate <= extent - 1)
+        inside = inside & (coordinate <= extent - 1)
+        valid = valid & (coordinate >= 0)
         position = position + coordinate.nan_to_num().clamp(0, extent - 1).to(torch.int64) * stride
+    valid = (valid if derived["dropping"] else valid & inside).all(1)
     tail = derived["tail"]
     flat = data.reshape(domains, -1, tail)
-    result = flat.scatter(
-        1, position.unsqueeze(-1).expand(-1, -1, tail), updates.reshape(domains, derived["count"], tail)
-    )
-    result = torch.where(valid.all(1)[:, None, None], result, float("nan"))
+    position = torch.where(inside, position, flat.shape[1])  # one slot behind the end takes what is dropped
+    padded = torch.cat([flat, flat.new_zeros(domains, 1, tail)], 1)
+    written = updates.reshape(domains, derived["count"], tail)
+    result = padded.scatter(1, position.unsqueeze(-1).expand(-1, -1, tail), written)[:, :-1]
+    result = torch.where(valid[:, None, None], result, float("nan"))
     return result.reshape(domains, *prepared.shape)
 
 
@@ -204,7 +214,9 @@ def _scatter_nd_interval(prepared: Prepared, data: Box, index: Box, updates: Box
             may = may & (a <= along) & (along <= b)
             must = must & (a == b)
             # A box that wraps around zero comes out with its ends swapped and is treated as leaving the range.
-            outside = outside | ~((a >= 0) & (b <= extent - 1) & (a <= b)).squeeze(1)
+            within = (a >= 0) & (a <= b)
+            within = within if derived["dropping"] else within & (b <= extent - 1)
+            outside = outside | ~within.squeeze(1)
         may, must = may.unsqueeze(-1), must.unsqueeze(-1)
         written_low, written_high = new_low[:, update : update + 1], new_high[:, update : update + 1]
         low = torch.where(may, torch.where(must, written_low, torch.minimum(low, written_low)), low)

@@ -117,17 +117,42 @@ def strided_layout(indices: np.ndarray) -> tuple[int, tuple[int, ...]] | None:
     return (start, tuple(strides)) if np.array_equal(expected, indices) else None
 
 
+def _split_axes(indices: np.ndarray) -> tuple[int, ...]:
+    """Shape in which axes that repeat elements (a a b b) or periods (a b a b) are split in two.
+
+    Nearest-neighbour upsampling and tiling have a strided layout in the split shape.
+    """
+    shape: list[int] = []
+    for axis, extent in enumerate(indices.shape):
+        line = indices[(0,) * axis + (slice(None),) + (0,) * (indices.ndim - axis - 1)]
+        change = np.flatnonzero(line != line[0])
+        block = int(change[0]) if change.size else extent
+        again = np.flatnonzero(line[1:] == line[0]) + 1
+        period = int(again[0]) if again.size else extent
+        if 1 < block < extent and extent % block == 0:
+            shape += [extent // block, block]
+        elif 1 < period < extent and extent % period == 0:
+            shape += [extent // period, period]
+        else:
+            shape.append(extent)
+    return tuple(shape)
+
+
 def _derive_index(node: Node, shapes: Shapes) -> dict[str, Any]:
     indices = np.asarray(node.attributes["indices"], dtype=np.int64).reshape(node.shape)
     size = int(np.prod(shapes[0], dtype=np.int64))
     derived: dict[str, Any] = {"size": size}
     layout = strided_layout(indices)
+    if layout is None and indices.size and indices.min() >= 0:
+        indices = indices.reshape(_split_axes(indices))
+        layout = strided_layout(indices)
     if layout is not None:
         start, strides = layout
         reduced = tuple(axis for axis, stride in enumerate(strides) if stride == 0 and indices.shape[axis] > 1)
         kept = indices[tuple(slice(0, 1) if axis in reduced else slice(None) for axis in range(indices.ndim))]
         if np.unique(kept).size == kept.size:
-            return derived | {"start": start, "strides": strides, "reduced": reduced, "kept": kept.shape}
+            found = {"start": start, "strides": strides, "reduced": reduced, "kept": kept.shape}
+            return derived | found | {"view": indices.shape}
     flat = indices.reshape(-1)
     outputs = np.flatnonzero(flat >= 0)
     targets = flat[outputs]
@@ -162,8 +187,9 @@ def _evaluate_index(prepared: Prepared, x: Tensor) -> Tensor:
     if "strides" in derived:
         # Through index arithmetic on a contiguous tensor a strided view is a gather without a copy.
         flat = flat.contiguous()
-        shape, strides = (x.shape[0], *prepared.shape), (derived["size"], *derived["strides"])
-        return flat.as_strided(shape, strides, flat.storage_offset() + derived["start"])
+        shape, strides = (x.shape[0], *derived["view"]), (derived["size"], *derived["strides"])
+        view = flat.as_strided(shape, strides, flat.storage_offset() + derived["start"])
+        return view.reshape(x.shape[0], *prepared.shape)
     if derived["absent"]:
         flat = _with_zero(flat)
     return flat.index_select(1, _tensor(prepared, "gather")).reshape(x.shape[0], *prepared.shape)
@@ -178,6 +204,7 @@ def _transpose_index(prepared: Prepared, a: Tensor) -> tuple[Tensor, ...]:
     count, size = a.shape[0], derived["size"]
     shape = (count, *prepared.input_shapes[0])
     if "strides" in derived:
+        a = a.reshape(count, *derived["view"])
         if derived["reduced"]:
             a = a.sum(tuple(axis + 1 for axis in derived["reduced"]), keepdim=True)
         result = a.new_zeros(count, size)
