@@ -84,7 +84,8 @@ def make_controller(folder: Path) -> list[Example]:
             *leaning.T, left_wins, "unsat",
         ),
         Example(
-            "controller", "controller_falling_back", "a pole that leans right but may be falling back fast is never pushed left (false)",
+            "controller", "controller_falling_back",
+            "a pole that leans right but may be falling back fast is never pushed left (false)",
             *falling_back.T, left_wins, "sat",
         ),
     ]  # fmt: skip

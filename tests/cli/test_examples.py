@@ -64,6 +64,14 @@ def test_the_command_decides_them(tmp_path: Path) -> None:
             )
 
 
+def test_inspect_shows_a_network(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "provenn.cli", "inspect", str(EXAMPLES / "onnx" / "classifier.onnx")]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    for text in ("[1, 1, 8, 8]", "[1, 4]", "2,468", "conv", "relu"):
+        assert text in done.stdout
+
+
 def check_witness(network: Path, property_path: Path, witness_path: Path) -> None:
     """The witness violates the property when onnxruntime runs it, and says so truly."""
     witness = read_witness(witness_path)
