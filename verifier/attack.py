@@ -17,12 +17,18 @@ from provenn.verifier.target import Target
 
 THOROUGH_STEPS, THOROUGH_RESTARTS = 1000, 250
 """Hidden counterexamples need many steps from many points (SoundnessBench)."""
-_SCREEN_WORK = 2e9
+_SCREEN_WORK = 5e8
 """Multiplications that the points screened before the first step may take."""
+_SCREEN_POINTS = 1 << 17
+"""The same in points, for small networks."""
 _WAVE_WORK = 1e9
 """Multiplications of one step of the first wave; later waves double."""
+_DIVERSE = 0.7
+"""Fraction of the descents that are diversified: on image classifiers far more of those succeed."""
 _GRID = 1 << 14
 """Integer points of a box that are enumerated where the network jumps."""
+_GRID_PART = 128
+"""Points of a grid between two looks at the margins."""
 
 
 def attack(
@@ -148,9 +154,11 @@ def screen(target: Target, keep: int) -> tuple[Points, Witness | None]:
     Clauses of one box share its points. Returns ``keep`` points of every clause, half of them its best.
     """
     boxes = target.lower.shape[0]
-    affordable = int(_SCREEN_WORK / _work(target) / boxes)
-    count = max(2, keep, min(4096, affordable), min(8, affordable))
-    count = min(count, max(2, int(2e8 / (4 * target.inputs * boxes))))
+    free = int((target.upper > target.lower).sum(1).amax())
+    # in many dimensions all random points look alike
+    count = min(4096, 1 + (1 << 16) // max(16, free), _SCREEN_POINTS // boxes)
+    count = min(count, int(_SCREEN_WORK / (_work(target) + 100 * target.inputs) / boxes))
+    count = max(2, keep, min(count, int(2e8 / (4 * target.inputs * boxes))))
     owner = torch.arange(boxes, device=target.lower.device).repeat_interleave(count)
     first_clause = torch.full((boxes,), -1, dtype=torch.int64, device=owner.device)
     first_clause[target.box] = torch.arange(len(target), device=owner.device)
@@ -208,13 +216,17 @@ def _grids(target: Target, points: Points) -> Witness | None:
         grid = _integers(target.lower[box], target.upper[box])
         if grid is None:
             continue
-        y = target.outputs_in_chunks(grid)
-        for clause in (target.box == box).nonzero().squeeze(1)[:64].tolist():
-            owner = torch.full((len(grid),), clause, device=grid.device)
-            margin = target.margins(y, owner)
-            witness = target.try_best(grid, margin, owner, 0.0, 8)
-            if witness is not None:
-                return witness
+        owners = (target.box == box).nonzero().squeeze(1)[:64]
+        # in random order: violating integers often are neighbours, and the first one found ends the search
+        for part in grid[target.random(len(grid)).argsort()].split(_GRID_PART):
+            if target.expired:
+                break
+            y = target.outputs_in_chunks(part)
+            for clause in owners.split(1):
+                clause = clause.expand(len(part))
+                witness = target.try_best(part, target.margins(y, clause), clause, 0.0, 4)
+                if witness is not None:
+                    return witness
     return None
 
 
@@ -282,23 +294,21 @@ def _descents(target: Target, points: Points, steps: int) -> Witness | None:
 
 
 def _rates(target: Target, count: int) -> Tensor:
-    """First steps of descents: log-uniform, as no one length suits every network; 1/4 for the best start."""
-    rate = 0.5 * 0.02 ** target.random(count)
-    rate[0] = 0.25
-    return rate
+    """First steps of descents: log-uniform, as no one length suits every network."""
+    return 0.5 * 0.1 ** target.random(count)
 
 
 def _some(target: Target, count: int, first: int) -> Tensor:
-    """Which points are diversified: a third, never the first one of all."""
-    chosen = target.random(count) < 1 / 3
+    """Which points are diversified: most, never the first one of all."""
+    chosen = target.random(count) < _DIVERSE
     if first == 0:
         chosen[0] = False
     return chosen
 
 
 def _polish(target: Target, points: Points, steps: int) -> Witness | None:
-    """Small steps from the best points, then a replay of what is nearest, whichever side of 0 float32 sees it on."""
-    rate = 0.05 * 0.1 ** torch.arange(3, dtype=points.x.dtype, device=points.x.device)
+    """Large and small steps from the best points, then a replay of what is nearest, whichever side of 0 float32 sees it on."""
+    rate = 0.3 * 0.1 ** torch.arange(3, dtype=points.x.dtype, device=points.x.device)
     best = points.best(min(8, max(1, target.chunk // 3)))
     if not target.expired:
         many = Points.join([best] * 3)

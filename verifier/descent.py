@@ -10,7 +10,7 @@ from torch import Tensor
 from provenn.verifier.result import Witness
 from provenn.verifier.target import Target, finite
 
-_LAST_STEP = 0.03
+_LAST_STEP = 0.1
 """The last step is this fraction of the first."""
 _DIVERSE = 0.1
 """Fraction of the steps in which diversified points follow a random direction of the outputs."""
