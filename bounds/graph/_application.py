@@ -57,7 +57,9 @@ class Application:
     def constant(self, position: int, what: str) -> Constant:
         operand = self.operand(position)
         if isinstance(operand, Value):
-            self.unsupported(f"its {what} depends on the network's input", f"re-export with a constant {what}")
+            self.unsupported(
+                f"its {what} depends on the network's input", f"re-export with a constant {what}"
+            )
         return operand
 
     def optional(self, position: int, what: str) -> Constant | None:

@@ -62,9 +62,13 @@ class Builder:
         kept = {name: value for name, value in attributes.items() if value is not None}
         for name, value in kept.items():
             if isinstance(value, np.ndarray) and not is_finite(value):
-                raise ModelError(f"{self.origin}: its {name} contains NaN or infinity, mend the network's weights")
+                raise ModelError(
+                    f"{self.origin}: its {name} contains NaN or infinity, mend the network's weights"
+                )
         shape = tuple(int(extent) for extent in shape)
-        node = Node(operator, tuple(v.index for v in inputs), shape, kept, self.name, self.origin, scalar_type)
+        node = Node(
+            operator, tuple(v.index for v in inputs), shape, kept, self.name, self.origin, scalar_type
+        )
         self.nodes.append(node)
         return Value(len(self.nodes) - 1, shape, scalar_type)
 
@@ -156,7 +160,9 @@ class Builder:
                 width += part.size
                 continue
             local = np.where(here, indices - start, 0)
-            filled = part.mapped(lambda a, here=here, local=local: np.where(here, a.reshape(-1)[local], 0).astype(a.dtype))
+            filled = part.mapped(
+                lambda a, here=here, local=local: np.where(here, a.reshape(-1)[local], 0).astype(a.dtype)
+            )
             total = filled if total is None else constants.add(total, filled)
         moved_value = self.index(self.concat(variable, 0), moved)
         return moved_value if total is None else self.affine(moved_value, shift=total)

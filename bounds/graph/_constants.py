@@ -101,7 +101,9 @@ def multiply(x: Constant, y: Constant) -> Constant:
         own = np.abs(_product_error(a, b, product))
         # Where the error term itself may underflow or the splitting overflows, the plain bound holds.
         size = np.abs(product)
-        own = np.where((size > 1e-250) & (np.maximum(np.abs(a), np.abs(b)) < 1e250), own, size * 2.0**-53 + 1e-320)
+        own = np.where(
+            (size > 1e-250) & (np.maximum(np.abs(a), np.abs(b)) < 1e250), own, size * 2.0**-53 + 1e-320
+        )
         own = np.where((a == 0) | (b == 0), 0.0, own)
         radius = (own + np.abs(a) * rb + np.abs(b) * ra + np.asarray(ra) * rb) * _UP
         return _result(x.array * y.array, product, radius)

@@ -15,7 +15,9 @@ def _shape(node: Node) -> str:
 
 def parameters(graph: Graph) -> int:
     """Real-valued constants of the graph, after folding."""
-    arrays = (value for node in graph.nodes for value in node.attributes.values() if isinstance(value, np.ndarray))
+    arrays = (
+        value for node in graph.nodes for value in node.attributes.values() if isinstance(value, np.ndarray)
+    )
     return sum(array.size for array in arrays if array.dtype.kind == "f")
 
 
@@ -54,5 +56,7 @@ def describe(graph: Graph) -> str:
         members = sorted(operator for operator in counts if treatment(operator) == kind)
         if members:
             lines.append(f"  {kind} ({note})")
-            lines += [f"    {name:<16}{counts[name]:>5} nodes {elements[name]:>10,} values" for name in members]
+            lines += [
+                f"    {name:<16}{counts[name]:>5} nodes {elements[name]:>10,} values" for name in members
+            ]
     return "\n".join(lines)

@@ -36,7 +36,9 @@ def _bytes(path: Path) -> bytes:
         try:
             content = gzip.decompress(content)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            raise ModelError(f"{path}: broken gzip data ({error}), download or compress the file again") from error
+            raise ModelError(
+                f"{path}: broken gzip data ({error}), download or compress the file again"
+            ) from error
     if not content:
         raise ModelError(f"{path}: the file is empty, expected an ONNX network")
     if content.startswith(_LFS):
@@ -54,7 +56,9 @@ def read_model(path: str | os.PathLike[str]) -> onnx.ModelProto:
     except (DecodeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{path}: not an ONNX file or a truncated one ({error}), export it again") from error
     if not model.HasField("graph") or not (model.graph.node or model.graph.output):
-        raise ModelError(f"{path}: contains no graph, not an ONNX network or a truncated one, export it again")
+        raise ModelError(
+            f"{path}: contains no graph, not an ONNX network or a truncated one, export it again"
+        )
     return model
 
 
@@ -67,7 +71,9 @@ def _external(proto: onnx.TensorProto, folder: Path, where: str) -> np.ndarray:
     root = os.path.realpath(folder)
     real = os.path.realpath(folder / target)
     if not inside or os.path.commonpath([root, real]) != root:
-        raise ModelError(f"{where}: external data {location!r} leaves the network's folder, store it beside the file")
+        raise ModelError(
+            f"{where}: external data {location!r} leaves the network's folder, store it beside the file"
+        )
     dtype = np.dtype(_RAW.get(proto.data_type, np.void))
     if proto.data_type not in _RAW:
         raise ModelError(f"{where}: external data of element type {proto.data_type} is not supported")
@@ -93,14 +99,15 @@ def tensor_array(proto: onnx.TensorProto, folder: Path, where: str) -> np.ndarra
         dtype = np.dtype(_RAW[proto.data_type]).newbyteorder("<")
         count = int(np.prod(shape, dtype=np.int64))
         if len(proto.raw_data) != count * dtype.itemsize:
-            raise ModelError(
-                f"{where}: stores {len(proto.raw_data)} bytes, expected {count * dtype.itemsize} for shape {list(shape)}"
-            )
+            stored, expected = len(proto.raw_data), count * dtype.itemsize
+            raise ModelError(f"{where}: stores {stored} bytes, expected {expected} for shape {list(shape)}")
         array = np.frombuffer(proto.raw_data, dtype=dtype).reshape(shape)
     else:
         try:
             array = np.asarray(numpy_helper.to_array(proto))
-        except Exception as error:  # onnx raises TypeError, ValueError and its own kinds for malformed tensors
+        except (
+            Exception
+        ) as error:  # onnx raises TypeError, ValueError and its own kinds for malformed tensors
             raise ModelError(f"{where}: malformed tensor ({error})") from error
     if array.dtype.kind == "O":
         raise ModelError(f"{where}: holds strings, expected numbers")

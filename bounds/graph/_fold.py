@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from provenn.bounds.graph._application import Application
-from provenn.bounds.graph._builder import Builder, Operand, Value
+from provenn.bounds.graph._builder import Builder, Operand
 from provenn.bounds.graph._constants import Constant
 
 

@@ -238,5 +238,7 @@ def prune(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) 
         if index in needed:
             needed.update(nodes[index].inputs)
     position = {old: new for new, old in enumerate(sorted(needed))}
-    kept = [replace(nodes[old], inputs=tuple(position[i] for i in nodes[old].inputs)) for old in sorted(needed)]
+    kept = [
+        replace(nodes[old], inputs=tuple(position[i] for i in nodes[old].inputs)) for old in sorted(needed)
+    ]
     return kept, [position[i] for i in inputs], [position[o] for o in outputs]

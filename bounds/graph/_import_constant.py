@@ -36,7 +36,9 @@ def import_range(op: Application) -> list[Operand]:
     """A range with constant ends; its length must not depend on the input."""
     if any(isinstance(operand, Value) for operand in op.operands()):
         op.unsupported("its length depends on the network's input", "re-export with constant ends")
-    start, limit, step = (operand.array.reshape(()) for operand in op.operands() if isinstance(operand, Constant))
+    start, limit, step = (
+        operand.array.reshape(()) for operand in op.operands() if isinstance(operand, Constant)
+    )
     if step == 0:
         op.fail("its step is 0")
     count = max(int(np.ceil((np.float64(limit) - np.float64(start)) / np.float64(step))), 0)

@@ -110,7 +110,9 @@ def import_pow(op: Application) -> list[Operand]:
         if base.array.size != 1 or float(base.array.reshape(())) <= 0:
             op.unsupported("base and exponent vary", "re-export with a constant exponent")
         logarithm = np.log(np.float64(op.scalar(base, "base")))
-        scale = Constant(np.asarray(logarithm), np.asarray(logarithm), np.abs(np.asarray(logarithm)) * 2.0**-50)
+        scale = Constant(
+            np.asarray(logarithm), np.asarray(logarithm), np.abs(np.asarray(logarithm)) * 2.0**-50
+        )
         return [b.unary("exp", b.affine(y, scale=scale))]
     x = b.broadcast(b.value(x), np.broadcast_shapes(x.shape, y.shape))
     if y.array.size == 0 or (y.array != y.array.flat[0]).any() or y.radius is not None:
@@ -161,7 +163,10 @@ def import_celu(op: Application) -> list[Operand]:
 
 
 def import_selu(op: Application) -> list[Operand]:
-    alpha, gamma = op.attribute("alpha", 1.67326319217681884765625), op.attribute("gamma", 1.05070102214813232421875)
+    alpha, gamma = (
+        op.attribute("alpha", 1.67326319217681884765625),
+        op.attribute("gamma", 1.05070102214813232421875),
+    )
     return [op.builder.unary("selu", op.variable(), alpha=_number(alpha), gamma=_number(gamma))]
 
 
@@ -296,7 +301,9 @@ def import_where(op: Application) -> list[Operand]:
     if isinstance(condition, Constant):
         first = np.broadcast_to(positions(x.shape), shape)
         second = np.broadcast_to(positions(y.shape), shape) + int(np.prod(x.shape, dtype=np.int64))
-        return [b.assemble([x, y], np.where(np.broadcast_to(condition.array.astype(bool), shape), first, second))]
+        return [
+            b.assemble([x, y], np.where(np.broadcast_to(condition.array.astype(bool), shape), first, second))
+        ]
     if isinstance(x, Constant) and isinstance(y, Constant):
         number = Value(condition.index, condition.shape, x.scalar_type)
         return [b.affine(b.broadcast(number, shape), constants.subtract(x, y), y)]

@@ -32,6 +32,9 @@ def matmul(op: Application, x: Operand, y: Operand) -> Value:
     rows = () if len(x.shape) == 1 else (x.shape[-2],)
     columns = () if len(y.shape) == 1 else (y.shape[-1],)
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+    if isinstance(x, Value) and isinstance(y, Constant) and len(y.shape) <= 2:
+        matrix = y if len(y.shape) == 2 else y.mapped(lambda a: a.reshape(-1, 1))
+        return op.builder.reshape(op.builder.linear(x, matrix), (*batch, *rows, *columns))
     x = x if len(x.shape) > 1 else _reshaped(op, x, (1, *x.shape))
     y = y if len(y.shape) > 1 else _reshaped(op, y, (*y.shape, 1))
     return op.builder.reshape(_matrix_product(op, x, y), (*batch, *rows, *columns))
@@ -136,7 +139,9 @@ def window(
     spans = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     if auto in ("SAME_UPPER", "SAME_LOWER"):
         outputs = [-(-n // s) for n, s in zip(spatial, strides, strict=True)]
-        total = [max((o - 1) * s + k - n, 0) for o, s, k, n in zip(outputs, strides, spans, spatial, strict=True)]
+        total = [
+            max((o - 1) * s + k - n, 0) for o, s, k, n in zip(outputs, strides, spans, spatial, strict=True)
+        ]
         small, large = [t // 2 for t in total], [t - t // 2 for t in total]
         pads = small + large if auto == "SAME_UPPER" else large + small
         return strides, pads, dilations, outputs
@@ -153,7 +158,9 @@ def window(
             # As in onnxruntime: the last window must start inside the input or its begin padding.
             if (grown - 1) * strides[axis] < spatial[axis] + pads[axis]:
                 count = grown
-            pads[rank + axis] = max(pads[rank + axis], (count - 1) * strides[axis] + spans[axis] - spatial[axis] - pads[axis])
+            pads[rank + axis] = max(
+                pads[rank + axis], (count - 1) * strides[axis] + spans[axis] - spatial[axis] - pads[axis]
+            )
         outputs.append(count)
     return strides, pads, dilations, outputs
 
@@ -163,9 +170,14 @@ def import_conv(op: Application) -> list[Operand]:
     spatial = x.shape[2:]
     groups = int(op.attribute("group", 1))
     if len(weight.shape) != len(x.shape) or not 1 <= len(spatial) <= 3:
-        op.fail(f"convolves shape {list(x.shape)} with a weight of shape {list(weight.shape)}, expected 1 to 3 spatial dimensions")
+        op.fail(
+            f"convolves shape {list(x.shape)} with a weight of shape {list(weight.shape)}, "
+            "expected 1 to 3 spatial dimensions"
+        )
     if weight.shape[1] * groups != x.shape[1] or weight.shape[0] % groups:
-        op.fail(f"convolves shape {list(x.shape)} with a weight of shape {list(weight.shape)} in {groups} groups")
+        op.fail(
+            f"convolves shape {list(x.shape)} with a weight of shape {list(weight.shape)} in {groups} groups"
+        )
     _check_kernel(op, weight.shape[2:])
     strides, pads, dilations, outputs = window(op, spatial, weight.shape[2:])
     result = op.builder.emit(
@@ -257,7 +269,9 @@ def window_positions(op: Application, shape: Sequence[int], kernel: Sequence[int
         valid = valid & ((read >= 0) & (read < extent)).reshape(layout)
         flat = flat * extent + np.clip(read, 0, extent - 1).reshape(layout)
     table = np.where(valid, flat, -1).reshape(*outputs, -1)
-    base = positions(shape[:2]).reshape(*shape[:2], *(1,) * (rank + 1)) * int(np.prod(spatial, dtype=np.int64))
+    base = positions(shape[:2]).reshape(*shape[:2], *(1,) * (rank + 1)) * int(
+        np.prod(spatial, dtype=np.int64)
+    )
     return np.where(table < 0, -1, base + table)
 
 
@@ -265,7 +279,9 @@ def import_max_pool(op: Application) -> list[Operand]:
     x = op.variable(0)
     if len(op.outputs) > 1 and op.outputs[1]:
         op.unsupported("its second output (indices)", "re-export without MaxPool indices")
-    return [op.builder.window_max(x, window_positions(op, x.shape, [int(k) for k in op.required("kernel_shape")]))]
+    return [
+        op.builder.window_max(x, window_positions(op, x.shape, [int(k) for k in op.required("kernel_shape")]))
+    ]
 
 
 def import_global_average_pool(op: Application) -> list[Operand]:
@@ -287,16 +303,16 @@ def import_batch_normalization(op: Application) -> list[Operand]:
     x = op.variable(0)
     if op.attribute("training_mode", 0) or (op.version < 14 and len([o for o in op.outputs if o]) > 1):
         op.unsupported("it is in training mode", "export the network in evaluation mode")
-    gamma, beta, mean, variance = (op.constant(k, name) for k, name in enumerate(("scale", "B", "mean", "var"), 1))
+    gamma, beta, mean, variance = (
+        op.constant(k, name) for k, name in enumerate(("scale", "B", "mean", "var"), 1)
+    )
     epsilon = Constant(np.asarray(np.float32(op.attribute("epsilon", 1e-5))))
     scale = constants.divide(gamma, constants.square_root(constants.add(variance, epsilon)))
     shift = constants.subtract(beta, constants.multiply(mean, scale))
     channel = (-1, *(1,) * (len(x.shape) - 2))
     if len(x.shape) < 2:
         channel = (-1,)
-    return [
-        op.builder.affine(x, *(part.mapped(lambda a: a.reshape(channel)) for part in (scale, shift)))
-    ]
+    return [op.builder.affine(x, *(part.mapped(lambda a: a.reshape(channel)) for part in (scale, shift)))]
 
 
 HANDLERS = {

@@ -34,7 +34,9 @@ def _sum(b: Builder, x: Value, y: Value | None) -> Value:
     return x if y is None else b.binary("add", x, y)
 
 
-def _lstm_step(op: Application, size: int, recurrent: Constant, peephole: Constant | None, names: list[str]) -> Step:
+def _lstm_step(
+    op: Application, size: int, recurrent: Constant, peephole: Constant | None, names: list[str]
+) -> Step:
     b = op.builder
     gate, candidate, output = names
 
@@ -56,7 +58,9 @@ def _lstm_step(op: Application, size: int, recurrent: Constant, peephole: Consta
     return step
 
 
-def _gru_step(op: Application, size: int, recurrent: Constant, bias: Constant | None, names: list[str]) -> Step:
+def _gru_step(
+    op: Application, size: int, recurrent: Constant, bias: Constant | None, names: list[str]
+) -> Step:
     b = op.builder
     gate, candidate = names
     before = bool(op.attribute("linear_before_reset", 0))

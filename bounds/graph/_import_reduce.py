@@ -13,7 +13,6 @@ from provenn.bounds.graph._builder import Operand, Value, positions
 from provenn.bounds.graph._constants import Constant
 from provenn.bounds.graph._fold import reduced_axes
 
-
 # ---------------------------------------------------------------------------------------- reductions
 
 
@@ -93,14 +92,18 @@ def import_softmax(op: Application) -> list[Operand]:
     axis = op.axis(int(op.attribute("axis", -1 if op.version >= 13 else 1)), len(x.shape))
     if op.version >= 13 or axis == len(x.shape) - 1:
         return [b.unary(operator, x, axis=axis)]
-    flat = b.reshape(x, (int(np.prod(x.shape[:axis], dtype=np.int64)), int(np.prod(x.shape[axis:], dtype=np.int64))))
+    flat = b.reshape(
+        x, (int(np.prod(x.shape[:axis], dtype=np.int64)), int(np.prod(x.shape[axis:], dtype=np.int64)))
+    )
     return [b.reshape(b.unary(operator, flat, axis=1), x.shape)]
 
 
 # ---------------------------------------------------------------------------------------- normalisation
 
 
-def _standardised(op: Application, x: Value, axes: Sequence[int], epsilon: float) -> tuple[Value, Value, Value]:
+def _standardised(
+    op: Application, x: Value, axes: Sequence[int], epsilon: float
+) -> tuple[Value, Value, Value]:
     """Return ``(x - mean) / sqrt(variance + epsilon)``, the mean and the reciprocal deviation over ``axes``."""
     b = op.builder
     mean = b.mean(x, axes, True)
@@ -133,7 +136,9 @@ def import_instance_normalization(op: Application) -> list[Operand]:
     x, scale, shift = op.variable(), op.constant(1, "scale"), op.constant(2, "B")
     normal, _, _ = _standardised(op, x, list(range(2, len(x.shape))), op.attribute("epsilon", 1e-5))
     channel = (-1, *(1,) * (len(x.shape) - 2))
-    return [op.builder.affine(normal, *(part.mapped(lambda a: a.reshape(channel)) for part in (scale, shift)))]
+    return [
+        op.builder.affine(normal, *(part.mapped(lambda a: a.reshape(channel)) for part in (scale, shift)))
+    ]
 
 
 def import_group_normalization(op: Application) -> list[Operand]:

@@ -106,7 +106,9 @@ def _matrix(op: Application, coordinates: np.ndarray, extent: int, mode: str) ->
 
 def import_resize(op: Application) -> list[Operand]:
     x, b = op.variable(), op.builder
-    mode = {"bilinear": "linear", "trilinear": "linear"}.get(op.attribute("mode", "nearest"), op.attribute("mode", "nearest"))
+    mode = {"bilinear": "linear", "trilinear": "linear"}.get(
+        op.attribute("mode", "nearest"), op.attribute("mode", "nearest")
+    )
     extents, scales = _targets(op, x.shape)
     if op.attribute("antialias", 0) and min(scales) < 1 and mode != "nearest":
         op.unsupported("antialias", "re-export without antialiasing")

@@ -124,9 +124,7 @@ def _gather_nd(op: Application, x: np.ndarray) -> list[np.ndarray]:
     batch = int(op.attribute("batch_dims", 0))
     depth = indices.shape[-1]
     leading = np.indices(indices.shape[:-1])[:batch]
-    selection = [
-        _wrapped(indices[..., k], x.shape[batch + k], op) for k in range(depth)
-    ]
+    selection = [_wrapped(indices[..., k], x.shape[batch + k], op) for k in range(depth)]
     return [x[(*leading, *selection)]]
 
 
@@ -220,7 +218,13 @@ def import_pad(op: Application) -> list[Operand]:
     absent = indices < 0
     if isinstance(x, Constant):
         filler = np.asarray(number).astype(x.array.dtype)
-        return [x.mapped(lambda a: np.where(absent, filler if a is x.array else number, a.reshape(-1)[indices]).astype(a.dtype))]
+        return [
+            x.mapped(
+                lambda a: np.where(absent, filler if a is x.array else number, a.reshape(-1)[indices]).astype(
+                    a.dtype
+                )
+            )
+        ]
     moved = op.builder.index(x, indices)
     if number == 0.0 or not absent.any():
         return [moved]
@@ -286,7 +290,9 @@ def import_scatter(op: Application) -> list[Operand]:
     if isinstance(indices, Value):
         if op.operator != "ScatterND":
             op.unsupported("its indices depend on the network's input", "re-export with constant indices")
-        return [b.emit("scatter_nd", (b.value(data), indices, b.value(updates)), data.shape, data.scalar_type)]
+        return [
+            b.emit("scatter_nd", (b.value(data), indices, b.value(updates)), data.shape, data.scalar_type)
+        ]
     table = scatter_map if op.operator == "ScatterND" else scatter_elements_map
     source = table(op, data.shape, indices.array)
     if isinstance(data, Constant) and isinstance(updates, Constant):
@@ -322,7 +328,8 @@ def import_move(op: Application) -> list[Operand]:
     if op.operator == "Transpose":
         return [op.builder.transpose(x, op.attribute("perm") or list(range(len(x.shape)))[::-1])]
     return [
-        Constant(np.asarray(part)) if part.dtype == bool else op.builder.index(x, np.asarray(part)) for part in moved
+        Constant(np.asarray(part)) if part.dtype == bool else op.builder.index(x, np.asarray(part))
+        for part in moved
     ]
 
 

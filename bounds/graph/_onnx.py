@@ -76,7 +76,7 @@ class _Reader:
         self.tensors: dict[str, Operand] = {}
         self.parameters = 0
         order = self._order(graph)
-        stored = {name: array for name, array in initialisers(self.model, self.folder)}
+        stored = dict(initialisers(self.model, self.folder))
         for name, array in stored.items():
             self._check_finite(array, f"initialiser {name!r}")
             self.parameters += array.size
@@ -140,12 +140,16 @@ class _Reader:
                 state[position] = 1
                 stack.append((position, True))
                 for name in graph.node[position].input:
-                    if not name or name in known and name not in producer:
+                    if not name or (name in known and name not in producer):
                         continue
                     if name not in producer:
-                        raise ModelError(f"{_title(graph.node[position])} reads {name!r}, which nothing computes")
+                        raise ModelError(
+                            f"{_title(graph.node[position])} reads {name!r}, which nothing computes"
+                        )
                     if state.get(producer[name]) == 1:
-                        raise ModelError(f"{_title(graph.node[position])} is part of a cycle through {name!r}")
+                        raise ModelError(
+                            f"{_title(graph.node[position])} is part of a cycle through {name!r}"
+                        )
                     stack.append((producer[name], False))
         return order
 
@@ -158,8 +162,12 @@ class _Reader:
         if not info.type.HasField("tensor_type") or not kind.HasField("shape"):
             raise ModelError(f"input {info.name!r} declares no shape, expected a tensor with one")
         if kind.elem_type not in TYPES:
-            raise ModelError(f"input {info.name!r} has element type {kind.elem_type}, expected a float or integer")
-        shape = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else 1 for dim in kind.shape.dim]
+            raise ModelError(
+                f"input {info.name!r} has element type {kind.elem_type}, expected a float or integer"
+            )
+        shape = [
+            dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else 1 for dim in kind.shape.dim
+        ]
         self.builder.name, self.builder.origin = info.name, f"input {info.name!r}"
         value = self.builder.emit("input", (), shape, TYPES[kind.elem_type])
         self.tensors[info.name] = value
@@ -217,7 +225,11 @@ class _Reader:
             advice = "re-export the network without it"
             if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
                 advice = "re-export with control flow unrolled (If, Loop and Scan are not supported)"
-            elif "Quant" in node.op_type or node.op_type.endswith("Integer"):
+            elif (
+                node.op_type.startswith("QLinear")
+                or "Quant" in node.op_type
+                or node.op_type.endswith("Integer")
+            ):
                 advice = "export the network in floating point (quantised operators are not supported)"
             raise UnsupportedOperatorError(f"unsupported operator {_title(node)}: {advice}")
         return handler

@@ -38,7 +38,9 @@ class Sparse:
     rows: Terms
 
 
-def _terms(major: np.ndarray, minor: np.ndarray, weights: np.ndarray, radii: np.ndarray | None, count: int) -> Terms:
+def _terms(
+    major: np.ndarray, minor: np.ndarray, weights: np.ndarray, radii: np.ndarray | None, count: int
+) -> Terms:
     """Group entries by ``major`` index; ``minor`` are the positions they read."""
     order = np.argsort(major, kind="stable")
     major, minor, weights = major[order], minor[order], weights[order]
@@ -73,14 +75,18 @@ def _build(weight: np.ndarray, radius: np.ndarray | None) -> Sparse | None:
         return None
     row, column = np.nonzero(present)
     # The widest column and row decide the padded size.
-    rows, columns = np.bincount(row, minlength=weight.shape[0]), np.bincount(column, minlength=weight.shape[1])
+    rows, columns = (
+        np.bincount(row, minlength=weight.shape[0]),
+        np.bincount(column, minlength=weight.shape[1]),
+    )
     padded = max(int(columns.max()) * weight.shape[1], int(rows.max()) * weight.shape[0])
     if padded * _GAIN > weight.size:
         return None
     values = weight[row, column].astype(np.float64)
     radii = None if radius is None else radius[row, column]
     return Sparse(
-        _terms(column, row, values, radii, weight.shape[1]), _terms(row, column, values, radii, weight.shape[0])
+        _terms(column, row, values, radii, weight.shape[1]),
+        _terms(row, column, values, radii, weight.shape[0]),
     )
 
 

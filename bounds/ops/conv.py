@@ -45,7 +45,9 @@ def _derive(node: Node, wide: Sequence[int], narrow: Sequence[int]) -> dict[str,
     count = len(kernel)
     strides, dilations = tuple(attributes["strides"]), tuple(attributes["dilations"])
     begin = tuple(int(p) for p in attributes["pads"][:count])
-    full = [(n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(narrow, strides, dilations, kernel, strict=True)]
+    full = [
+        (n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(narrow, strides, dilations, kernel, strict=True)
+    ]
     end = tuple(f - b - w for f, b, w in zip(full, begin, wide, strict=True))
     axes = [_padding(*axis) for axis in zip(begin, end, wide, full, strides, strict=True)]
     rest = tuple(amount for axis in reversed(axes) for amount in axis[1:3])  # F.pad starts at the last axis
@@ -175,12 +177,25 @@ _CONSTANTS = ("weight", "bias", "weight_radius", "bias_radius")
 
 OPERATORS = (
     LinearOperator(
-        "conv", _evaluate_conv, _interval_conv, _CONSTANTS, derive=_derive_conv, transpose=_transpose_conv,
-        offset=_offset, magnitude=_magnitude_conv, length=_length,
+        "conv",
+        _evaluate_conv,
+        _interval_conv,
+        _CONSTANTS,
+        derive=_derive_conv,
+        transpose=_transpose_conv,
+        offset=_offset,
+        magnitude=_magnitude_conv,
+        length=_length,
     ),
     LinearOperator(
-        "conv_transpose", _evaluate_conv_transpose, _interval_conv_transpose, _CONSTANTS,
-        derive=_derive_conv_transpose, transpose=_transpose_conv_transpose, offset=_offset,
-        magnitude=_magnitude_conv_transpose, length=_length,
+        "conv_transpose",
+        _evaluate_conv_transpose,
+        _interval_conv_transpose,
+        _CONSTANTS,
+        derive=_derive_conv_transpose,
+        transpose=_transpose_conv_transpose,
+        offset=_offset,
+        magnitude=_magnitude_conv_transpose,
+        length=_length,
     ),
 )

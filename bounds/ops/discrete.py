@@ -14,7 +14,6 @@ from torch import Tensor
 
 from provenn.bounds.ops._operator import Box, Operator, Prepared
 
-
 # ---------------------------------------------------------------------------------------- comparisons
 
 
@@ -124,7 +123,9 @@ def _one_hot_interval(prepared: Prepared, box: Box) -> Box:
     lower, number = _classes(prepared, box[0])
     upper, _ = _classes(prepared, box[1])
     depth, on, off = (prepared.node.attributes[name] for name in ("depth", "on", "off"))
-    possible = ((lower <= number) & (number <= upper)) | ((lower <= number - depth) & (number - depth <= upper))
+    possible = ((lower <= number) & (number <= upper)) | (
+        (lower <= number - depth) & (number - depth <= upper)
+    )
     certain = (lower == upper) & possible
     value_on, value_off = lower.new_tensor(on), lower.new_tensor(off)
     first = torch.where(certain, value_on, torch.where(possible, min(on, off), value_off))

@@ -60,7 +60,9 @@ def _length_stored(prepared: Prepared) -> int:
 def _terms(prepared: Prepared, kind: str, side: str = "columns") -> tuple[Tensor, Tensor]:
     """Positions and weights of a sparse matrix, made on first use."""
     if "columns_weights" not in prepared.tensors:
-        made = tensors_of(prepared.derived["sparse"], prepared.derived["length"], prepared.dtype, prepared.device)
+        made = tensors_of(
+            prepared.derived["sparse"], prepared.derived["length"], prepared.dtype, prepared.device
+        )
         prepared.tensors.update(made)
     return prepared.tensors[f"{side}_positions"], prepared.tensors[f"{side}_{kind}"]
 
@@ -91,7 +93,9 @@ def _interval_linear(prepared: Prepared, box: Box) -> Box:
         spread = gather_product(radius, *_terms(prepared, "absolute"))
     else:
         spread = torch.matmul(radius, _absolute(prepared))
-    return widen(y - spread, y + spread, _magnitude_linear(prepared, largest(*box)), prepared.derived["length"])
+    return widen(
+        y - spread, y + spread, _magnitude_linear(prepared, largest(*box)), prepared.derived["length"]
+    )
 
 
 def _absolute(prepared: Prepared) -> Tensor:
@@ -291,29 +295,64 @@ def _transpose_sum(prepared: Prepared, a: Tensor) -> tuple[Tensor, ...]:
 
 OPERATORS = (
     LinearOperator(
-        "linear", _evaluate_linear, _interval_linear, ("weight", "bias", "weight_radius", "bias_radius"),
-        derive=_derive_linear, transpose=_transpose_linear, offset=_offset_bias, magnitude=_magnitude_linear,
+        "linear",
+        _evaluate_linear,
+        _interval_linear,
+        ("weight", "bias", "weight_radius", "bias_radius"),
+        derive=_derive_linear,
+        transpose=_transpose_linear,
+        offset=_offset_bias,
+        magnitude=_magnitude_linear,
         length=_length_stored,
     ),
     LinearOperator(
-        "matmul_left", _evaluate_matmul_left, _interval_matmul_left, ("weight", "weight_radius"),
-        derive=_derive_matmul_left, transpose=_transpose_matmul_left, offset=_no_offset,
-        magnitude=_magnitude_matmul_left, length=_length_stored,
+        "matmul_left",
+        _evaluate_matmul_left,
+        _interval_matmul_left,
+        ("weight", "weight_radius"),
+        derive=_derive_matmul_left,
+        transpose=_transpose_matmul_left,
+        offset=_no_offset,
+        magnitude=_magnitude_matmul_left,
+        length=_length_stored,
     ),
     LinearOperator(
-        "affine", _evaluate_affine, _interval_affine, ("scale", "shift", "scale_radius", "shift_radius"),
-        derive=_derive_affine, transpose=_transpose_affine, offset=_offset_affine, magnitude=_magnitude_affine, length=_length_affine,
+        "affine",
+        _evaluate_affine,
+        _interval_affine,
+        ("scale", "shift", "scale_radius", "shift_radius"),
+        derive=_derive_affine,
+        transpose=_transpose_affine,
+        offset=_offset_affine,
+        magnitude=_magnitude_affine,
+        length=_length_affine,
     ),
     LinearOperator(
-        "add", _evaluate_add, _interval_add, transpose=_transpose_add, offset=_no_offset,
-        magnitude=_evaluate_add, length=_length_add,
+        "add",
+        _evaluate_add,
+        _interval_add,
+        transpose=_transpose_add,
+        offset=_no_offset,
+        magnitude=_evaluate_add,
+        length=_length_add,
     ),
     LinearOperator(
-        "sub", _evaluate_sub, _interval_sub, transpose=_transpose_sub, offset=_no_offset,
-        magnitude=_magnitude_sub, length=_length_add,
+        "sub",
+        _evaluate_sub,
+        _interval_sub,
+        transpose=_transpose_sub,
+        offset=_no_offset,
+        magnitude=_magnitude_sub,
+        length=_length_add,
     ),
     LinearOperator(
-        "sum", _evaluate_sum, _interval_sum, derive=_derive_sum, transpose=_transpose_sum, offset=_no_offset,
-        magnitude=_evaluate_sum, length=_length_stored,
+        "sum",
+        _evaluate_sum,
+        _interval_sum,
+        derive=_derive_sum,
+        transpose=_transpose_sum,
+        offset=_no_offset,
+        magnitude=_evaluate_sum,
+        length=_length_stored,
     ),
 )

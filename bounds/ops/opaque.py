@@ -99,7 +99,11 @@ def _derive_gather(node: Node, shapes: tuple[tuple[int, ...], ...]) -> dict[str,
     data = shapes[0]
     before = int(np.prod(data[:axis], dtype=np.int64))
     after = int(np.prod(data[axis + 1 :], dtype=np.int64))
-    return {"view": (before, data[axis], after), "extent": data[axis], "wrap": node.attributes.get("wrap", True)}
+    return {
+        "view": (before, data[axis], after),
+        "extent": data[axis],
+        "wrap": node.attributes.get("wrap", True),
+    }
 
 
 def _rows(x: Tensor, domains: int) -> Tensor:
@@ -164,7 +168,10 @@ def _coordinates(prepared: Prepared, index: Tensor) -> list[Tensor]:
     flat = index.reshape(index.shape[0], derived["count"], len(derived["extents"]))
     if derived["dropping"]:
         return list(flat.unbind(-1))
-    return [torch.where(flat[..., k] < 0, flat[..., k] + n, flat[..., k]) for k, n in enumerate(derived["extents"])]
+    return [
+        torch.where(flat[..., k] < 0, flat[..., k] + n, flat[..., k])
+        for k, n in enumerate(derived["extents"])
+    ]
 
 
 def _scatter_nd(prepared: Prepared, data: Tensor, index: Tensor, updates: Tensor) -> Tensor:

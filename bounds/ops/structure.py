@@ -148,7 +148,9 @@ def _derive_index(node: Node, shapes: Shapes) -> dict[str, Any]:
         layout = strided_layout(indices)
     if layout is not None:
         start, strides = layout
-        reduced = tuple(axis for axis, stride in enumerate(strides) if stride == 0 and indices.shape[axis] > 1)
+        reduced = tuple(
+            axis for axis, stride in enumerate(strides) if stride == 0 and indices.shape[axis] > 1
+        )
         kept = indices[tuple(slice(0, 1) if axis in reduced else slice(None) for axis in range(indices.ndim))]
         if np.unique(kept).size == kept.size:
             found = {"start": start, "strides": strides, "reduced": reduced, "kept": kept.shape}
@@ -244,7 +246,9 @@ def _evaluate_concat(prepared: Prepared, *parts: Tensor) -> Tensor:
 
 
 def _interval_concat(prepared: Prepared, *boxes: Box) -> Box:
-    return _evaluate_concat(prepared, *(b[0] for b in boxes)), _evaluate_concat(prepared, *(b[1] for b in boxes))
+    return _evaluate_concat(prepared, *(b[0] for b in boxes)), _evaluate_concat(
+        prepared, *(b[1] for b in boxes)
+    )
 
 
 def _transpose_concat(prepared: Prepared, a: Tensor) -> tuple[Tensor, ...]:
@@ -253,27 +257,61 @@ def _transpose_concat(prepared: Prepared, a: Tensor) -> tuple[Tensor, ...]:
 
 OPERATORS = (
     LinearOperator(
-        "input", _evaluate_input, _evaluate_input, transpose=_no_inputs, offset=_no_offset,
-        magnitude=_evaluate_input, length=_no_rounding,
+        "input",
+        _evaluate_input,
+        _evaluate_input,
+        transpose=_no_inputs,
+        offset=_no_offset,
+        magnitude=_evaluate_input,
+        length=_no_rounding,
     ),
     LinearOperator(
-        "constant", _evaluate_constant, _interval_constant, ("value", "radius"), transpose=_no_inputs,
-        offset=_offset_constant, magnitude=_magnitude_constant, length=_length_constant,
+        "constant",
+        _evaluate_constant,
+        _interval_constant,
+        ("value", "radius"),
+        transpose=_no_inputs,
+        offset=_offset_constant,
+        magnitude=_magnitude_constant,
+        length=_length_constant,
     ),
     LinearOperator(
-        "reshape", _reshape, _interval_reshape, transpose=_transpose_reshape, offset=_no_offset,
-        magnitude=_reshape, length=_no_rounding,
+        "reshape",
+        _reshape,
+        _interval_reshape,
+        transpose=_transpose_reshape,
+        offset=_no_offset,
+        magnitude=_reshape,
+        length=_no_rounding,
     ),
     LinearOperator(
-        "transpose", _evaluate_transpose, _interval_transpose, derive=_derive_transpose,
-        transpose=_transpose_transpose, offset=_no_offset, magnitude=_evaluate_transpose, length=_no_rounding,
+        "transpose",
+        _evaluate_transpose,
+        _interval_transpose,
+        derive=_derive_transpose,
+        transpose=_transpose_transpose,
+        offset=_no_offset,
+        magnitude=_evaluate_transpose,
+        length=_no_rounding,
     ),
     LinearOperator(
-        "index", _evaluate_index, _interval_index, derive=_derive_index,
-        transpose=_transpose_index, offset=_no_offset, magnitude=_evaluate_index, length=_length_index,
+        "index",
+        _evaluate_index,
+        _interval_index,
+        derive=_derive_index,
+        transpose=_transpose_index,
+        offset=_no_offset,
+        magnitude=_evaluate_index,
+        length=_length_index,
     ),
     LinearOperator(
-        "concat", _evaluate_concat, _interval_concat, derive=_derive_concat,
-        transpose=_transpose_concat, offset=_no_offset, magnitude=_evaluate_concat, length=_no_rounding,
+        "concat",
+        _evaluate_concat,
+        _interval_concat,
+        derive=_derive_concat,
+        transpose=_transpose_concat,
+        offset=_no_offset,
+        magnitude=_evaluate_concat,
+        length=_no_rounding,
     ),
 )

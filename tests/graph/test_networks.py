@@ -22,7 +22,9 @@ from provenn.bounds.ops import OPS
 
 from .reference import evaluate_double, load
 
-FOLDER = Path(os.environ.get("PROVENN_BENCHMARKS") or Path(__file__).parents[2].parent / "shared" / "benchmarks")
+FOLDER = Path(
+    os.environ.get("PROVENN_BENCHMARKS") or Path(__file__).parents[2].parent / "shared" / "benchmarks"
+)
 NETWORKS = sorted(FOLDER.glob("*/onnx/*.onnx.gz")) + sorted(FOLDER.glob("lipschitz/*.onnx.gz"))
 if not NETWORKS:
     pytest.skip("no benchmark suite here", allow_module_level=True)
@@ -39,7 +41,12 @@ def families() -> list[Path]:
 def points(path: Path, shape: tuple[int, ...], scalar_type: str) -> list[np.ndarray]:
     """Random inputs, zero, and large ones; where the input selects a position, the position is valid."""
     random = np.random.default_rng(3)
-    draws = [np.zeros(shape), random.uniform(0, 1, shape), random.uniform(-1, 1, shape), random.uniform(-1e3, 1e3, shape)]
+    draws = [
+        np.zeros(shape),
+        random.uniform(0, 1, shape),
+        random.uniform(-1, 1, shape),
+        random.uniform(-1e3, 1e3, shape),
+    ]
     if "cctsdb" in path.parts[-3]:
         return [patched(path, random) for _ in range(12)]
     if path.parts[-3] in ("gelu_sin", "ml4acopf"):
