@@ -9,7 +9,7 @@ import numpy as np
 
 from provenn.specs._arithmetic import read_expression
 from provenn.specs._atoms import EQ, GE, GT, LE, LOWER, LT, OPERATIONS, UPPER, Atoms, join
-from provenn.specs._formula import Formula, Table, alternatives, conjunction, product
+from provenn.specs._formula import Formula, Product, Table, alternatives, conjunction, product
 from provenn.specs._literals import nearest_of
 from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens
 from provenn.specs._source import Source
@@ -132,6 +132,9 @@ def _add(members: _Members, disjoins: bool, formula: Formula) -> None:
         members.tables.append(formula)
     elif isinstance(formula, Table) and formula.count == 1:
         members.atoms.extend(formula.atoms.tolist())
+    elif isinstance(formula, Product) and not disjoins:
+        for child in formula.children:  # which are no products
+            _add(members, False, child)
     else:
         members.others.append(formula)
 
