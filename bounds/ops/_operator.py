@@ -86,8 +86,9 @@ class Univariate(Operator):
     ulps of the value. ``derivative(prepared, x)`` only seeds searches, soundness never rests on it.
     ``linear(prepared, lower, upper)`` returns ``(where, slope, offset)``: the boxes on which the function
     is exactly linear and its line there. ``lines(prepared, lower, upper, lower_slope, upper_slope)`` is a
-    closed form of ``relaxation.lines`` for hot operators, ``slopes(prepared, lower, upper)`` of
-    ``relaxation.slope_range``.
+    closed form of ``relaxation.lines`` for hot operators, ``start(prepared, lower, upper)`` one of
+    ``relaxation.starting_slopes`` and ``slopes(prepared, lower, upper)`` one of ``relaxation.slope_range``;
+    both may return None for boxes they do not cover.
     """
 
     candidates: Callable[[Prepared, Tensor, Tensor, Tensor], list[tuple[Any, Any, Any]]] = None  # type: ignore
@@ -97,7 +98,8 @@ class Univariate(Operator):
     derivative: Callable[[Prepared, Tensor], Tensor] | None = None
     linear: Callable[[Prepared, Tensor, Tensor], tuple[Tensor, Any, Any]] | None = None
     lines: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
-    slopes: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+    start: Callable[[Prepared, Tensor, Tensor], Box | None] | None = None
+    slopes: Callable[[Prepared, Tensor, Tensor], tuple[Tensor, Tensor, Tensor, Tensor] | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Operators that are linear between break points: relu and its relatives, clip, sign, rounding.
+"""Operators that are linear between break points: relu and its relatives, clip.
 
 Their exact values need no slack where the box lies in one piece: stable elements add nothing.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from provenn.bounds.ops._jumps import JUMPS
 from provenn.bounds.ops._operator import Box, Prepared, Univariate
 from provenn.bounds.ops.relaxation import Lines
 
@@ -288,95 +289,6 @@ def _hard_sigmoid_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Ten
     )
 
 
-# -- sign, floor, ceil, round: jumps ---------------------------------------------------------------------
-
-
-def _sign(p: Prepared, x: Tensor) -> Tensor:
-    return torch.sign(x)
-
-
-def _sign_interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
-    return torch.sign(lower), torch.sign(upper)
-
-
-def _sign_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-    """At 0 the limits of the sides that lie in the box, and the value 0 itself."""
-    return [(0.0, -(lower < 0).to(lower.dtype), (upper > 0).to(lower.dtype))]
-
-
-def _constant_between(value, lower: Tensor, upper: Tensor) -> tuple[Tensor, float, Tensor]:
-    low, high = value(lower), value(upper)
-    return low == high, 0.0, low
-
-
-def _sign_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, float, Tensor]:
-    return _constant_between(torch.sign, lower, upper)
-
-
-def _floor(p: Prepared, x: Tensor) -> Tensor:
-    return torch.floor(x)
-
-
-def _floor_interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
-    return torch.floor(lower), torch.floor(upper)
-
-
-def _floor_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-    """``f(x) - k x`` is linear in n over the jumps n of the box: the first and the last jump suffice."""
-    first, last = torch.floor(lower) + 1, torch.floor(upper)
-    # a jump at the lower end has no left side in the box: its value is that end's
-    last = torch.where(last > lower, last, first)
-    return [(first, first - 1, first), (last, last - 1, last)]
-
-
-def _floor_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, float, Tensor]:
-    return _constant_between(torch.floor, lower, upper)
-
-
-def _ceil(p: Prepared, x: Tensor) -> Tensor:
-    return torch.ceil(x)
-
-
-def _ceil_interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
-    return torch.ceil(lower), torch.ceil(upper)
-
-
-def _ceil_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-    """Mirror image of floor: a jump n has the value n and the right limit n + 1."""
-    return [(-point, -high, -low) for point, low, high in _floor_candidates(p, slope, -upper, -lower)]
-
-
-def _ceil_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, float, Tensor]:
-    return _constant_between(torch.ceil, lower, upper)
-
-
-def _round(p: Prepared, x: Tensor) -> Tensor:
-    """Half to even, as ONNX and torch do."""
-    return torch.round(x)
-
-
-def _round_interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
-    return torch.round(lower), torch.round(upper)
-
-
-def _round_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-    """Jumps at n + 1/2 between n and n + 1: the first and the last inside the box, and the inner side of an end."""
-    found = []
-    for jump in (torch.floor(lower - 0.5) + 1.5, torch.ceil(upper - 0.5) - 0.5):
-        inside = (jump > lower) & (jump < upper)
-        found.append((torch.where(inside, jump, torch.nan), jump - 0.5, jump + 0.5))
-    for end, step in ((lower, 1.0), (upper, 0.0)):
-        value, below, double = torch.round(end), torch.floor(end), 2 * end
-        jumps = (torch.floor(double) == double) & (below != end) & (lower < upper)
-        limit = torch.where(jumps, below + step, value)
-        found.append((end, torch.minimum(value, limit), torch.maximum(value, limit)))
-    return found
-
-
-def _round_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tensor, float, Tensor]:
-    return _constant_between(torch.round, lower, upper)
-
-
 RELU = Univariate(
     name="relu",
     evaluate=_relu,
@@ -449,46 +361,4 @@ HARD_SIGMOID = Univariate(
     error=_hard_sigmoid_error,
     linear=_hard_sigmoid_linear,
 )
-SIGN = Univariate(
-    name="sign",
-    evaluate=_sign,
-    interval=_sign_interval,
-    candidates=_sign_candidates,
-    breakpoints=_zero,
-    piecewise_linear=True,
-    error=_exact_error,
-    linear=_sign_linear,
-)
-FLOOR = Univariate(
-    name="floor",
-    evaluate=_floor,
-    interval=_floor_interval,
-    candidates=_floor_candidates,
-    breakpoints=lambda p: (),
-    piecewise_linear=True,
-    error=_exact_error,
-    linear=_floor_linear,
-)
-
-CEIL = Univariate(
-    name="ceil",
-    evaluate=_ceil,
-    interval=_ceil_interval,
-    candidates=_ceil_candidates,
-    breakpoints=lambda p: (),
-    piecewise_linear=True,
-    error=_exact_error,
-    linear=_ceil_linear,
-)
-ROUND = Univariate(
-    name="round",
-    evaluate=_round,
-    interval=_round_interval,
-    candidates=_round_candidates,
-    breakpoints=lambda p: (),
-    piecewise_linear=True,
-    error=_exact_error,
-    linear=_round_linear,
-)
-
-OPERATORS = (RELU, LEAKY_RELU, PRELU, ABS, CLIP, HARD_SIGMOID, SIGN, FLOOR, CEIL, ROUND)
+OPERATORS = (RELU, LEAKY_RELU, PRELU, ABS, CLIP, HARD_SIGMOID, *JUMPS)

@@ -113,6 +113,8 @@ def record(
 @torch.no_grad()
 def starting_slopes(op: Univariate, p: Prepared, lower: Tensor, upper: Tensor) -> Box:
     """Slopes of the least-area lower and upper line: they support the envelopes at the midpoint."""
+    if op.start is not None and (known := op.start(p, lower, upper)) is not None:
+        return known
     return (
         _envelope_slope(op, p, lower, upper, lower_support, torch.gt),
         _envelope_slope(op, p, lower, upper, upper_support, torch.lt),
@@ -126,8 +128,8 @@ def slope_range(op: Univariate, p: Prepared, lower: Tensor, upper: Tensor) -> Li
     The non-dominated lines support an envelope; its slopes run between its one-sided derivatives at the
     two ends. They are found by Newton steps from the chord and serve as projection limits only.
     """
-    if op.slopes is not None:
-        return op.slopes(p, lower, upper)
+    if op.slopes is not None and (known := op.slopes(p, lower, upper)) is not None:
+        return known
     found = [
         _end_slope(op, p, lower, upper, lower, lower_support, torch.minimum),
         _end_slope(op, p, lower, upper, upper, lower_support, torch.maximum),
@@ -137,7 +139,9 @@ def slope_range(op: Univariate, p: Prepared, lower: Tensor, upper: Tensor) -> Li
     # On a box of few numbers a difference quotient is noise: the constant line and the chord bound the range.
     zero = torch.zeros_like(lower)
     chord = _chord(lower, op.evaluate(p, lower) + zero, upper, op.evaluate(p, upper) + zero, zero)
-    narrow = upper - lower <= torch.maximum(lower.abs(), upper.abs()) * 1e-7 + torch.finfo(lower.dtype).tiny**0.5
+    narrow = (
+        upper - lower <= torch.maximum(lower.abs(), upper.abs()) * 1e-7 + torch.finfo(lower.dtype).tiny ** 0.5
+    )
     first, last, top_last, top_first = (
         torch.where(narrow, limit, slope)
         for slope, limit in zip(found, (chord.clamp(max=0.0), chord.clamp(min=0.0)) * 2, strict=True)
@@ -292,29 +296,38 @@ def _envelope_slope(
 
     The contact points left and right of the midpoint span the next slope; the step is exact when the
     envelope is straight there, and Newton's when one contact point is an end. The tangent at m comes first.
+    The envelope at m lies between the line tried and both f and the chord of the contact points, so the
+    search ends when no element can gain another thousandth of its area.
     """
     middle = 0.5 * lower + 0.5 * upper
     zero = torch.zeros_like(middle)
     left, right = lower, upper
     low, high = op.evaluate(p, lower) + zero, op.evaluate(p, upper) + zero
+    value = op.evaluate(p, middle) + zero
+    noise = 16 * torch.finfo(lower.dtype).eps * (low.abs() + high.abs() + value.abs())
     slope = _chord(left, low, right, high, zero)
     if op.derivative is not None:
         tangent = op.derivative(p, middle)
         slope = torch.where(torch.isfinite(tangent), tangent, slope)
-    best, best_gap = slope, None
+    best, best_top = slope, None
     for _ in range(SEARCH_STEPS):
         offset, point = support(op, p, slope, lower, upper)
-        gap = offset + slope * middle
-        if best_gap is None:
-            best_gap = gap
-        else:
-            take = better(gap, best_gap)
-            best, best_gap = torch.where(take, slope, best), torch.where(take, gap, best_gap)
-        value = offset + slope * point
+        top = offset + slope * middle
+        take = better(top, top if best_top is None else best_top)
+        best, best_top = (
+            torch.where(take, slope, best),
+            torch.where(take, top, top if best_top is None else best_top),
+        )
+        at = offset + slope * point
         beyond = point >= middle
-        right, high = torch.where(beyond, point, right), torch.where(beyond, value, high)
-        left, low = torch.where(beyond, left, point), torch.where(beyond, low, value)
+        right, high = torch.where(beyond, point, right), torch.where(beyond, at, high)
+        left, low = torch.where(beyond, left, point), torch.where(beyond, low, at)
         slope = _chord(left, low, right, high, slope)
+        reached = (low + slope * (middle - left) - best_top).abs()
+        area = (best_top - value).abs()
+        # NaN compares as done: there is nothing to search where nothing is known.
+        if not (torch.minimum(reached, area) > 1e-3 * area + noise).any():
+            break
     return torch.where((upper > lower) & torch.isfinite(best), best, zero)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from provenn.bounds.ops._bracketed import BRACKETED, softplus
 from provenn.bounds.ops._operator import Box, Prepared, Univariate
+from provenn.bounds.ops._shapes import curved, s_shaped
 from provenn.bounds.ops.relaxation import outward, record
 
 Candidates = list[tuple]
@@ -42,50 +43,45 @@ def _positive(slope: Tensor, most: float = math.inf) -> Tensor:
 # -- sigmoid, tanh, atan, erf, softsign: odd up to a shift, one inflection -----------------------------
 
 
-def _sigmoid_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+def _sigmoid_root(k: Tensor) -> Tensor:
     """``s (1 - s) = k`` at ``x = +-2 log((1 + sqrt(1 - 4 k)) / (2 sqrt(k)))``."""
-    k = _positive(slope, 0.25)
-    x = 2 * torch.log((1 + torch.sqrt(1 - 4 * k)) * (0.5 / torch.sqrt(k)))
-    return [(x, None, None), (-x, None, None)]
+    k = _positive(k, 0.25)
+    return 2 * torch.log((1 + torch.sqrt(1 - 4 * k)) * (0.5 / torch.sqrt(k)))
 
 
 def _sigmoid_derivative(p: Prepared, x: Tensor) -> Tensor:
     return torch.sigmoid(x) * torch.sigmoid(-x)
 
 
-def _tanh_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+def _tanh_root(k: Tensor) -> Tensor:
     """``1 - tanh^2 = k`` at ``x = +-log((1 + sqrt(1 - k)) / sqrt(k))``."""
-    k = _positive(slope, 1.0)
-    x = torch.log((1 + torch.sqrt(1 - k)) / torch.sqrt(k))
-    return [(x, None, None), (-x, None, None)]
+    k = _positive(k, 1.0)
+    return torch.log((1 + torch.sqrt(1 - k)) / torch.sqrt(k))
 
 
 def _tanh_derivative(p: Prepared, x: Tensor) -> Tensor:
     return torch.cosh(x) ** -2
 
 
-def _atan_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-    k = _positive(slope, 1.0)
-    x = torch.sqrt((1 - k) / k)
-    return [(x, None, None), (-x, None, None)]
+def _atan_root(k: Tensor) -> Tensor:
+    k = _positive(k, 1.0)
+    return torch.sqrt((1 - k) / k)
 
 
-def _erf_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-    k = _positive(slope, 2 / math.sqrt(math.pi))
-    x = torch.sqrt((-torch.log(k * (math.sqrt(math.pi) / 2))).clamp(min=0.0))
-    return [(x, None, None), (-x, None, None)]
+def _erf_root(k: Tensor) -> Tensor:
+    k = _positive(k, 2 / math.sqrt(math.pi))
+    return torch.sqrt((-torch.log(k * (math.sqrt(math.pi) / 2))).clamp(min=0.0))
 
 
 def _softsign(p: Prepared, x: Tensor) -> Tensor:
     return torch.where(x.isinf(), torch.sign(x), x / (1 + x.abs()))
 
 
-def _softsign_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+def _softsign_root(k: Tensor) -> Tensor:
     """``1 / (1 + |x|)^2 = k``; ``|x| = 1/sqrt(k) - 1`` without the cancellation near k = 1."""
-    k = _positive(slope, 1.0)
+    k = _positive(k, 1.0)
     root = torch.sqrt(k)
-    x = (1 - k) / (root * (1 + root))
-    return [(x, None, None), (-x, None, None)]
+    return (1 - k) / (root * (1 + root))
 
 
 # -- exp, log, sqrt, softplus, elu family: convex or concave pieces --------------------------------------
@@ -205,8 +201,12 @@ def _pow_limits(p: Prepared) -> tuple[float, float]:
     return (-math.inf, math.inf) if n.is_integer() and n % 2 == 1 else (0.0, math.inf)
 
 
-def _pow_breakpoints(p: Prepared) -> tuple:
-    return (0.0,)
+def _pow_convex(p: Prepared, lower: Tensor, upper: Tensor) -> Tensor | None:
+    """None where it is neither on a box around 0: odd powers."""
+    n = _exponent(p)
+    if n.is_integer() and n % 2 == 1:
+        return lower > 0 if n < 0 else None
+    return torch.full((), not 0 < n < 1, device=lower.device)
 
 
 # -- sin, cos, tan -------------------------------------------------------------------------------------
@@ -277,9 +277,16 @@ def _hard_swish_linear(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Tenso
     return (lower >= 3) | (upper <= -3), (lower >= 3).to(lower.dtype), 0.0
 
 
-def _s_shaped(
-    name: str, evaluate: Callable, candidates: Callable, derivative: Callable, low: float, high: float
-):
+def _odd(
+    name: str, evaluate: Callable, root: Callable, derivative: Callable, low: float, high: float
+) -> Univariate:
+    """An increasing S-shaped function, odd about its inflection at 0; ``root(k) >= 0`` solves ``f' = k``."""
+    start, slopes = s_shaped(evaluate, derivative, root)
+
+    def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
+        x = root(slope)
+        return [(x, None, None), (-x, None, None)]
+
     return Univariate(
         name=name,
         evaluate=evaluate,
@@ -287,47 +294,81 @@ def _s_shaped(
         candidates=candidates,
         derivative=derivative,
         breakpoints=_zero,
+        start=start,
+        slopes=slopes,
     )
 
 
-SIGMOID = _s_shaped(
-    "sigmoid", lambda p, x: torch.sigmoid(x), _sigmoid_candidates, _sigmoid_derivative, 0.0, 1.0
-)
-TANH = _s_shaped("tanh", lambda p, x: torch.tanh(x), _tanh_candidates, _tanh_derivative, -1.0, 1.0)
-ERF = _s_shaped(
+def _bent(
+    name: str, evaluate: Callable, candidates: Callable, derivative: Callable, convex: Callable, **fields
+):
+    """A function that is convex or concave on every box of its domain."""
+    start, slopes = curved(evaluate, derivative, convex)
+    return record(name, evaluate, candidates, derivative, start=start, slopes=slopes, **fields)
+
+
+def _always(convex: bool) -> Callable:
+    return lambda p, lower, upper: torch.full((), convex, device=lower.device)
+
+
+SIGMOID = _odd("sigmoid", lambda p, x: torch.sigmoid(x), _sigmoid_root, _sigmoid_derivative, 0.0, 1.0)
+TANH = _odd("tanh", lambda p, x: torch.tanh(x), _tanh_root, _tanh_derivative, -1.0, 1.0)
+ERF = _odd(
     "erf",
     lambda p, x: torch.erf(x),
-    _erf_candidates,
+    _erf_root,
     lambda p, x: torch.exp(-x * x) * (2 / math.sqrt(math.pi)),
     -1.0,
     1.0,
 )
-ATAN = _s_shaped(
-    "atan", lambda p, x: torch.atan(x), _atan_candidates, lambda p, x: 1 / (1 + x * x), -math.inf, math.inf
+ATAN = _odd("atan", lambda p, x: torch.atan(x), _atan_root, lambda p, x: 1 / (1 + x * x), -math.inf, math.inf)
+SOFTSIGN = _odd("softsign", _softsign, _softsign_root, lambda p, x: (1 + x.abs()) ** -2, -1.0, 1.0)
+EXP = _bent(
+    "exp",
+    lambda p, x: torch.exp(x),
+    _exp_candidates,
+    lambda p, x: torch.exp(x),
+    _always(True),
+    limits=(0.0, math.inf),
 )
-SOFTSIGN = _s_shaped("softsign", _softsign, _softsign_candidates, lambda p, x: (1 + x.abs()) ** -2, -1.0, 1.0)
-EXP = record(
-    "exp", lambda p, x: torch.exp(x), _exp_candidates, lambda p, x: torch.exp(x), limits=(0.0, math.inf)
-)
-LOG = record("log", lambda p, x: torch.log(x), _log_candidates, lambda p, x: 1 / x)
-SQRT = record(
+LOG = _bent("log", lambda p, x: torch.log(x), _log_candidates, lambda p, x: 1 / x, _always(False))
+SQRT = _bent(
     "sqrt",
     lambda p, x: torch.sqrt(x),
     _sqrt_candidates,
     lambda p, x: 0.5 / torch.sqrt(x),
+    _always(False),
     limits=(0.0, math.inf),
 )
-RECIPROCAL = record(
-    "reciprocal", lambda p, x: 1 / x, _reciprocal_candidates, lambda p, x: -1 / (x * x), breakpoints=_zero
+RECIPROCAL = _bent(
+    "reciprocal",
+    lambda p, x: 1 / x,
+    _reciprocal_candidates,
+    lambda p, x: -1 / (x * x),
+    lambda p, lower, upper: lower > 0,
+    breakpoints=_zero,
 )
-POW = record("pow", _pow, _pow_candidates, _pow_derivative, limits=_pow_limits, breakpoints=_pow_breakpoints)
+POW = _bent(
+    "pow",
+    _pow,
+    _pow_candidates,
+    _pow_derivative,
+    _pow_convex,
+    limits=_pow_limits,
+    breakpoints=_zero,
+)
 SIN = record("sin", lambda p, x: torch.sin(x), _sin_candidates, lambda p, x: torch.cos(x), limits=(-1.0, 1.0))
 COS = record(
     "cos", lambda p, x: torch.cos(x), _cos_candidates, lambda p, x: -torch.sin(x), limits=(-1.0, 1.0)
 )
 TAN = record("tan", lambda p, x: torch.tan(x), _tan_candidates, lambda p, x: torch.cos(x) ** -2)
-SOFTPLUS = record(
-    "softplus", softplus, _softplus_candidates, lambda p, x: torch.sigmoid(x), limits=(0.0, math.inf)
+SOFTPLUS = _bent(
+    "softplus",
+    softplus,
+    _softplus_candidates,
+    lambda p, x: torch.sigmoid(x),
+    _always(True),
+    limits=(0.0, math.inf),
 )
 ELU = record(
     "elu",
