@@ -350,5 +350,9 @@ def _end_slope(
     for _ in range(6):
         offset, point = support(op, p, slope, lower, upper)
         step = (offset + slope * point - value) / (point - end)
-        slope = torch.where(torch.isfinite(step), reduce(slope, step), slope)
+        further = torch.where(torch.isfinite(step), reduce(slope, step), slope)
+        settled = (further - slope).abs() <= 1e-3 * slope.abs()
+        slope = further
+        if settled.all():
+            break
     return slope
