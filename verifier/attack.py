@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ _WAVE_WORK = 1e9
 """Multiplications of one step of the first wave; later waves double."""
 _DIVERSE = 0.7
 """Fraction of the descents that are diversified: on image classifiers far more of those succeed."""
+_BATCHES_KEPT = 32
+"""Batches whose best clauses are held before they are thinned out."""
 _GRID = 1 << 14
 """Integer points of a box that are enumerated where the network jumps."""
 _GRID_PART = 128
@@ -89,56 +93,44 @@ def attack_query(
     Memory: one batch of clauses at a time, plus those that the best points belong to.
     """
     query = problem.query
+    common: dict[str, Any] = {"deadline": deadline, "generator": generator, "memory": options.memory}
     most = max(1, min(8192, int(2e7) // max(1, problem.outputs)))
-    if query.clause_count <= most:
-        for batch in query.batches(most):
-            clauses = dense_clauses(batch, problem.outputs, problem.device)
-            witness = attack(
-                problem, clauses, replay, options=options, deadline=deadline, generator=generator,
-                number=batch.first + np.asarray(batch.offset),
-            )  # fmt: skip
-            if witness is not None:
-                return witness
-        return None
-    kept: list[tuple[float, Clauses, np.ndarray, Points]] = []
+    kept: list[tuple[Clauses, np.ndarray, Points]] = []
     for batch in query.batches(most):
         if len(batch.clause_box) == 0:
             continue
         clauses = dense_clauses(batch, problem.outputs, problem.device)
         number = batch.first + np.asarray(batch.offset)
-        target = Target.build(
-            problem,
-            clauses,
-            replay,
-            deadline=deadline,
-            generator=generator,
-            number=number,
-            memory=options.memory,
-        )
-        points, witness = screen(target, 1)
-        if witness is not None or target.expired:
+        if batch.count == query.clause_count:
+            return attack(
+                problem,
+                clauses,
+                replay,
+                number=number,
+                options=options,
+                deadline=deadline,
+                generator=generator,
+            )
+        points, witness = screen(Target.build(problem, clauses, replay, number=number, **common), 1)
+        if witness is not None or time.monotonic() >= deadline:
             return witness
-        best = points.best(options.attack_restarts)
-        kept.append((float(best.margin[0]), *_only(clauses, number, best)))
-        kept = sorted(kept, key=lambda entry: entry[0])[:16]
-    for _, clauses, number, points in kept:
-        target = Target.build(
-            problem,
-            clauses,
-            replay,
-            deadline=deadline,
-            generator=generator,
-            number=number,
-            memory=options.memory,
-        )
-        witness = _descents(target, points, options.attack_steps)
-        if witness is not None or target.expired:
-            return witness
-    return None
+        kept.append(_best(clauses, number, points, options.attack_restarts))
+        if len(kept) == _BATCHES_KEPT:
+            kept = [_best(*_merge(kept), options.attack_restarts)]
+    if not kept:
+        return None
+    clauses, number, points = _merge(kept)
+    best = points.best(2 * options.attack_restarts)
+    return _descents(
+        Target.build(problem, clauses, replay, number=number, **common), best, options.attack_steps
+    )
 
 
-def _only(clauses: Clauses, number: np.ndarray, points: Points) -> tuple[Clauses, np.ndarray, Points]:
-    """The clauses that points belong to, with copies of their boxes, and the points renumbered."""
+def _best(
+    clauses: Clauses, number: np.ndarray, points: Points, count: int
+) -> tuple[Clauses, np.ndarray, Points]:
+    """The best points, the clauses that they belong to with copies of their boxes, all renumbered."""
+    points = points.best(count)
     chosen, position = points.clause.unique(return_inverse=True)
     box = clauses.box[chosen]
     small = Clauses(
@@ -146,6 +138,23 @@ def _only(clauses: Clauses, number: np.ndarray, points: Points) -> tuple[Clauses
         clauses.rows[chosen], clauses.threshold[chosen],
     )  # fmt: skip
     return small, number[chosen.cpu().numpy()], Points(points.x, position, points.margin)
+
+
+def _merge(parts: list[tuple[Clauses, np.ndarray, Points]]) -> tuple[Clauses, np.ndarray, Points]:
+    """Clauses and points of several batches as one; clauses with fewer rows repeat their last one."""
+    most = max(clauses.rows.shape[1] for clauses, _, _ in parts)
+    rows, thresholds, boxes, points = [], [], [], []
+    first_box = first_clause = 0
+    for clauses, _, own in parts:
+        index = torch.arange(most, device=clauses.rows.device).clamp(max=clauses.rows.shape[1] - 1)
+        rows.append(clauses.rows[:, index])
+        thresholds.append(clauses.threshold[:, index])
+        boxes.append(clauses.box + first_box)
+        points.append(Points(own.x, own.clause + first_clause, own.margin))
+        first_box, first_clause = first_box + len(clauses.lower), first_clause + len(clauses)
+    lower, upper = (torch.cat([getattr(part[0], side) for part in parts]) for side in ("lower", "upper"))
+    merged = Clauses(lower, upper, torch.cat(boxes), torch.cat(rows), torch.cat(thresholds))
+    return merged, np.concatenate([number for _, number, _ in parts]), Points.join(points)
 
 
 def screen(target: Target, keep: int) -> tuple[Points, Witness | None]:
@@ -307,7 +316,7 @@ def _some(target: Target, count: int, first: int) -> Tensor:
 
 
 def _polish(target: Target, points: Points, steps: int) -> Witness | None:
-    """Large and small steps from the best points, then a replay of what is nearest, whichever side of 0 float32 sees it on."""
+    """Large and small steps from the best points, then a replay of the nearest on either side of 0."""
     rate = 0.3 * 0.1 ** torch.arange(3, dtype=points.x.dtype, device=points.x.device)
     best = points.best(min(8, max(1, target.chunk // 3)))
     if not target.expired:

@@ -69,6 +69,11 @@ def descend(
         with torch.set_grad_enabled(not last):
             y = target.outputs(x)
             margins = torch.einsum("nrc,nc->nr", rows, y) - threshold
+            loss = margins.amax(1)
+            if margins.shape[1] > 1:
+                loss = loss + margins.clamp(min=0.0).sum(1)
+            if direction is not None and t < _DIVERSE * steps:
+                loss = torch.where(diverse, (y * direction).sum(1), loss)
         margin = finite(margins.detach().amax(1))
         better = margin < best
         best = torch.where(better, margin, best)
@@ -80,11 +85,6 @@ def descend(
                 return Points(best_x, clause, best), witness
         if last:
             break
-        loss = margins.amax(1)
-        if margins.shape[1] > 1:
-            loss = loss + margins.clamp(min=0.0).sum(1)
-        if direction is not None and t < _DIVERSE * steps:
-            loss = torch.where(diverse, (y * direction).sum(1), loss)
         gradient = _gradient(target, loss, x)
         x = x.detach()
         first.lerp_(gradient, 1 - _MOMENTUM)

@@ -67,6 +67,12 @@ def test_descent_reaches_a_corner_that_no_sampling_hits(tmp_path):
     assert (np.abs(witness.inputs) == 1).all() and witness.outputs[0] == 200
 
 
+def test_a_caller_without_derivatives_gets_the_same_descent(tmp_path):
+    case = corner_case(tmp_path / "net.onnx", 200, 0.0)
+    with torch.no_grad():
+        assert case.whole() is not None
+
+
 def test_a_property_that_holds_yields_nothing(tmp_path):
     case = corner_case(tmp_path / "net.onnx", 5, -0.001)
     assert case.whole() is None
