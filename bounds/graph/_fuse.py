@@ -16,12 +16,14 @@ from provenn.errors import UnsupportedOperatorError
 Lists = tuple[list[Node], list[int], list[int]]
 
 
-def _attribute(node: Node, name: str) -> Constant | None:
+def attribute(node: Node, name: str) -> Constant | None:
+    """A constant of a node together with its radius."""
     value = node.attributes.get(name)
     return None if value is None else Constant(value, None, node.attributes.get(f"{name}_radius"))
 
 
-def _with(node: Node, **parts: Constant | None) -> dict[str, Any]:
+def with_constants(node: Node, **parts: Constant | None) -> dict[str, Any]:
+    """The node's attributes with some constants replaced; None removes one."""
     attributes = dict(node.attributes)
     for name, part in parts.items():
         attributes.pop(name, None)
@@ -50,29 +52,29 @@ def _absorb(node: Node, affine: Node) -> Node | None:
     """Fold ``affine`` into the weights of the linear operator it follows; None where it does not fit."""
     if affine.shape != node.shape:
         return None
-    scale, shift = _attribute(affine, "scale"), _attribute(affine, "shift")
+    scale, shift = attribute(affine, "scale"), attribute(affine, "shift")
     if node.operator == "affine":
-        old_scale, old_shift = _attribute(node, "scale"), _attribute(node, "shift")
+        old_scale, old_shift = attribute(node, "scale"), attribute(node, "shift")
         if scale is not None:
             old_scale = scale if old_scale is None else constants.multiply(old_scale, scale)
             old_shift = None if old_shift is None else constants.multiply(old_shift, scale)
         if shift is not None:
             old_shift = shift if old_shift is None else constants.add(old_shift, shift)
-        return replace(node, attributes=_with(node, scale=old_scale, shift=old_shift))
+        return replace(node, attributes=with_constants(node, scale=old_scale, shift=old_shift))
     axis = _channel_axis(node)
     if axis is None:
         return None
     parts = [None if part is None else _per_channel(part, node.shape, axis) for part in (scale, shift)]
     if any(full is not None and part is None for full, part in zip((scale, shift), parts, strict=True)):
         return None
-    weight, bias = _attribute(node, "weight"), _attribute(node, "bias")
+    weight, bias = attribute(node, "weight"), attribute(node, "bias")
     assert weight is not None
     if parts[0] is not None:
         weight = _scaled_weight(node, weight, parts[0])
         bias = None if bias is None else constants.multiply(bias, parts[0])
     if parts[1] is not None:
         bias = parts[1] if bias is None else constants.add(bias, parts[1])
-    return replace(node, attributes=_with(node, weight=weight, bias=bias))
+    return replace(node, attributes=with_constants(node, weight=weight, bias=bias))
 
 
 def _scaled_weight(node: Node, weight: Constant, scale: Constant) -> Constant:
@@ -102,7 +104,7 @@ def _quantum(values: np.ndarray) -> float:
     return float(2.0 ** float((exponent - 53 + lowest).min()))
 
 
-class _Matrices:
+class Matrices:
     """Factors in float64, compressed where almost everything is zero; remembered per array."""
 
     def __init__(self) -> None:
@@ -144,7 +146,7 @@ class _Matrices:
         return array
 
 
-def _compose(matrices: _Matrices, first: Node, second: Node) -> Node | None:
+def _compose(matrices: Matrices, first: Node, second: Node) -> Node | None:
     """Multiply two consecutive linear operators where the product is no more work than its factors."""
     w, v = first.attributes["weight"], second.attributes["weight"]
     if any(f"{name}_radius" in node.attributes for node in (first, second) for name in ("weight", "bias")):
@@ -157,7 +159,7 @@ def _compose(matrices: _Matrices, first: Node, second: Node) -> Node | None:
     weight, radius = matrices.product(left, right)
     if not cheaper and weight.nnz > 4 * (left.nnz + right.nnz):
         return None
-    bias, before = _attribute(second, "bias"), _attribute(first, "bias")
+    bias, before = attribute(second, "bias"), attribute(first, "bias")
     if before is not None:
         moved, spread = matrices.product(before.value.astype(np.float64)[None], right)
         shifted = Constant(moved[0], None, None if spread is None else spread[0])
@@ -165,7 +167,7 @@ def _compose(matrices: _Matrices, first: Node, second: Node) -> Node | None:
     if radius is not None and not isinstance(radius, np.ndarray):
         radius = radius.toarray()
     joined = Constant(matrices.keep(weight), None, radius)
-    return replace(second, inputs=first.inputs, attributes=_with(second, weight=joined, bias=bias))
+    return replace(second, inputs=first.inputs, attributes=with_constants(second, weight=joined, bias=bias))
 
 
 # ---------------------------------------------------------------------------------------- partial coordinates
@@ -201,20 +203,26 @@ def settle_partial(nodes: list[Node], partial: set[int], outputs: Sequence[int])
 # ---------------------------------------------------------------------------------------- passes
 
 
+def count_readers(nodes: Sequence[Node], outputs: Sequence[int]) -> list[int]:
+    """How often each value is read by nodes or is an output."""
+    readers = [0] * len(nodes)
+    for node in nodes:
+        for operand in node.inputs:
+            readers[operand] += 1
+    for output in outputs:
+        readers[output] += 1
+    return readers
+
+
 def fuse(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -> Lists:
     """Fold every affine map, and linear maps where it is cheaper, into the linear operator before if it has one reader.
 
     Sums and products of float32 constants are usually exact in float64; where they are not, the
     error is recorded as the radius of the new constant.
     """
-    result, matrices = list(nodes), _Matrices()
+    result, matrices = list(nodes), Matrices()
     alias = list(range(len(result)))
-    readers = [0] * len(result)
-    for node in result:
-        for operand in node.inputs:
-            readers[operand] += 1
-    for output in outputs:
-        readers[output] += 1
+    readers = count_readers(nodes, outputs)
     for index, node in enumerate(result):
         node = replace(node, inputs=tuple(alias[operand] for operand in node.inputs))
         result[index] = node

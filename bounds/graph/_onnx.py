@@ -25,9 +25,10 @@ from provenn.bounds.graph._builder import Builder, Operand, Value, is_finite
 from provenn.bounds.graph._constants import Constant
 from provenn.bounds.graph._file import attribute_value, initialisers, read_model
 from provenn.bounds.graph._fold import fold, fold_nodes
-from provenn.bounds.graph._fuse import fuse, prune, settle_partial
+from provenn.bounds.graph._fuse import settle_partial
 from provenn.bounds.graph._graph import Graph
 from provenn.bounds.graph._import_elementwise import TYPES
+from provenn.bounds.graph._merge import simplify
 from provenn.errors import ModelError, UnsupportedOperatorError
 
 HANDLERS = {
@@ -88,7 +89,7 @@ class _Reader:
         if not outputs:
             raise ModelError("the network has no output")
         whole = settle_partial(self.builder.nodes, self.builder.partial, outputs)
-        nodes, inputs_at, outputs_at = prune(*fuse(whole, [v.index for v in inputs], outputs))
+        nodes, inputs_at, outputs_at = simplify(whole, [v.index for v in inputs], outputs)
         return Graph(tuple(nodes), tuple(inputs_at), tuple(outputs_at), self.source, self._metadata(graph))
 
     # ------------------------------------------------------------------------------------ the file
