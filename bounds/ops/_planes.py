@@ -7,6 +7,7 @@ product, corners and the diagonal for a maximum), so every ``(a, b)`` has an exa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -27,26 +28,14 @@ def corners(x: Box, y: Box) -> list[tuple[Tensor, Tensor]]:
 
 def lower_plane(f: Callable, points: Points, a: Tensor, b: Tensor, low: Tensor, ulps: float = 2.0) -> Plane:
     """The plane with slopes a, b and the largest sound offset; the constant ``low`` where that is not finite."""
-    best = None
-    for x, y in points:
-        value, slack = _measure(f, x, y, a, b, ulps)
-        best = value - slack if best is None else torch.minimum(best, value - slack)
-    return _or_constant(a, b, best, low)
+    tried = (_measure(f, x, y, a, b, ulps) for x, y in points)
+    return _or_constant(a, b, reduce(torch.minimum, (value - slack for value, slack in tried)), low)
 
 
 def upper_plane(f: Callable, points: Points, a: Tensor, b: Tensor, high: Tensor, ulps: float = 2.0) -> Plane:
     """The plane with slopes a, b and the smallest sound offset; the constant ``high`` where that is not finite."""
-    best = None
-    for x, y in points:
-        value, slack = _measure(f, x, y, a, b, ulps)
-        best = value + slack if best is None else torch.maximum(best, value + slack)
-    return _or_constant(a, b, best, high)
-
-
-def choose(where: Tensor, first: Plane, second: Plane) -> Plane:
-    """Elementwise ``first`` where the condition holds, else ``second``."""
-    slopes = tuple(torch.where(where, s, t) for s, t in zip(first.slopes, second.slopes, strict=True))
-    return Plane(slopes, torch.where(where, first.offset, second.offset))
+    tried = (_measure(f, x, y, a, b, ulps) for x, y in points)
+    return _or_constant(a, b, reduce(torch.maximum, (value + slack for value, slack in tried)), high)
 
 
 def split_weights(weights: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -133,15 +133,16 @@ def _two_slope_interval(negative: Tensor, lower: Tensor, upper: Tensor) -> Box:
     """Image of ``negative * x`` below 0 and ``x`` above, for any sign of the negative slope."""
     info = torch.finfo(lower.dtype)
     left_low, left_high = lower.clamp(max=0.0), upper.clamp(max=0.0)
-    ends = negative * left_low, negative * left_high
     # an infinite end times slope 0 is 0
-    ends = tuple(torch.where(negative == 0, 0.0, end) for end in ends)
-    pad = tuple(end.abs() * info.eps + (end != 0) * info.tiny for end in ends)
-    low = torch.nan_to_num(torch.minimum(ends[0] - pad[0], ends[1] - pad[1]), nan=-torch.inf)
-    high = torch.nan_to_num(
-        torch.maximum(ends[0] + pad[0], ends[1] + pad[1]), nan=torch.inf, posinf=torch.inf
+    first, last = (torch.where(negative == 0, 0.0, negative * end) for end in (left_low, left_high))
+    first_pad, last_pad = (
+        product.abs() * info.eps + (end != 0).to(end.dtype) * info.tiny
+        for product, end in ((first, left_low), (last, left_high))
     )
-    low = torch.nan_to_num(low, neginf=-torch.inf, posinf=torch.finfo(low.dtype).max)
+    low = torch.minimum(first - first_pad, last - last_pad)
+    low = torch.nan_to_num(low, nan=-torch.inf, neginf=-torch.inf, posinf=info.max)
+    high = torch.maximum(first + first_pad, last + last_pad)
+    high = torch.nan_to_num(high, nan=torch.inf, posinf=torch.inf, neginf=info.min)
     right = upper > 0
     low = torch.where(right, torch.minimum(low, torch.zeros_like(low)), low)
     low = torch.where(lower >= 0, lower, low)

@@ -15,7 +15,7 @@ every offset covers the missing ulp because the function is continuous there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import partial, reduce
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from torch import Tensor
 from provenn.bounds.ops._operator import Box, Prepared, Univariate
 
 Lines = tuple[Tensor, Tensor, Tensor, Tensor]
+Found = tuple[Tensor, Tensor, Tensor, Tensor]
 VALUE_ULPS = 4.0  # elementary functions of torch are within 1 to 3 ulps of the real value
 SEARCH_STEPS = 12
 
@@ -47,38 +48,34 @@ def open_end(point: Tensor, toward: Tensor) -> Tensor:
 
 def upper_offset(op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """``max over [lower, upper] of f(x) - slope x``, rounded up; +inf where nothing finite is known."""
-    best = None
-    for point, _, high, slack in _values(op, p, slope, lower, upper):
-        value = high - _product(slope, point) + slack
-        best = value if best is None else torch.maximum(best, value)
-    return _round_up(best)
+    found = _values(op, p, slope, lower, upper)
+    return _round_up(
+        reduce(torch.maximum, (high - _product(slope, x) + slack for x, _, high, slack in found))
+    )
 
 
 def lower_offset(op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """``min over [lower, upper] of f(x) - slope x``, rounded down; -inf where nothing finite is known."""
-    best = None
-    for point, low, _, slack in _values(op, p, slope, lower, upper):
-        value = low - _product(slope, point) - slack
-        best = value if best is None else torch.minimum(best, value)
-    return _round_down(best)
+    found = _values(op, p, slope, lower, upper)
+    return _round_down(
+        reduce(torch.minimum, (low - _product(slope, x) - slack for x, low, _, slack in found))
+    )
 
 
 def upper_support(op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Box:
     """``(upper_offset, point)``: the point attains the maximum, so ``d offset / d slope = -point``."""
-    best, where = None, None
-    for point, _, high, slack in _values(op, p, slope, lower, upper):
-        value = high - _product(slope, point) + slack
-        best, where = _keep(value, point, best, where, torch.gt)
-    return _round_up(best), where
+    found = _values(op, p, slope, lower, upper)
+    tried = ((high - _product(slope, x) + slack, x) for x, _, high, slack in found)
+    offset, point = reduce(partial(_better, torch.gt), tried)
+    return _round_up(offset), point
 
 
 def lower_support(op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Box:
     """``(lower_offset, point)``: the point attains the minimum, so ``d offset / d slope = -point``."""
-    best, where = None, None
-    for point, low, _, slack in _values(op, p, slope, lower, upper):
-        value = low - _product(slope, point) - slack
-        best, where = _keep(value, point, best, where, torch.lt)
-    return _round_down(best), where
+    found = _values(op, p, slope, lower, upper)
+    tried = ((low - _product(slope, x) - slack, x) for x, low, _, slack in found)
+    offset, point = reduce(partial(_better, torch.lt), tried)
+    return _round_down(offset), point
 
 
 def image(op: Univariate, p: Prepared, lower: Tensor, upper: Tensor) -> Box:
@@ -98,16 +95,21 @@ def record(
 ) -> Univariate:
     """A record whose interval is its own support function at slope 0, cut to the range of f (``limits``)."""
     fields.setdefault("breakpoints", lambda p: ())
-    bare = Univariate(
-        name=name, evaluate=evaluate, interval=None, candidates=candidates, derivative=derivative, **fields
-    )
 
     def interval(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
-        low, high = image(bare, p, lower, upper)
+        low, high = image(bounded, p, lower, upper)
         found = limits(p) if callable(limits) else limits
         return (low, high) if found is None else (low.clamp(*found), high.clamp(*found))
 
-    return replace(bare, interval=interval)
+    bounded = Univariate(
+        name=name,
+        evaluate=evaluate,
+        interval=interval,
+        candidates=candidates,
+        derivative=derivative,
+        **fields,
+    )
+    return bounded
 
 
 @torch.no_grad()
@@ -204,9 +206,7 @@ def exactly_linear(known: tuple, kl: Tensor, bl: Tensor, ku: Tensor, bu: Tensor)
     )
 
 
-def _values(
-    op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def _values(op: Univariate, p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Iterator[Found]:
     """All points that may attain an extremum: (point, low, high, slack), points inside the box.
 
     Candidate points carry no gradient: at a stationary point the derivative through it is 0, and at a
@@ -237,7 +237,7 @@ def _values(
         yield place, low, high, _slack(op, p, slope, place, size)
 
 
-def _measured(op: Univariate, p: Prepared, slope: Tensor, point: Tensor) -> tuple[Tensor, ...]:
+def _measured(op: Univariate, p: Prepared, slope: Tensor, point: Tensor) -> Found:
     value = op.evaluate(p, point)
     return point, value, value, _slack(op, p, slope, point, value)
 
@@ -258,11 +258,10 @@ def _product(slope: Tensor, point: Tensor) -> Tensor:
     return (slope * point).masked_fill(slope == 0, 0.0)
 
 
-def _keep(value: Tensor, point: Tensor, best: Tensor | None, where: Tensor | None, better: Callable) -> Box:
-    if best is None or where is None:
-        return torch.broadcast_tensors(value, point)  # type: ignore[return-value]
-    take = better(value, best) | value.isnan()
-    return torch.where(take, value, best), torch.where(take, point, where)
+def _better(compare: Callable, best: Box, other: Box) -> Box:
+    """Elementwise the better (value, point); a value that is NaN wins, so that it is not overlooked."""
+    take = compare(other[0], best[0]) | other[0].isnan()
+    return torch.where(take, other[0], best[0]), torch.where(take, other[1], best[1])
 
 
 def _round_up(value: Tensor) -> Tensor:
@@ -338,7 +337,7 @@ def _end_slope(
     upper: Tensor,
     end: Tensor,
     support: Callable,
-    reduce: Callable,
+    extreme: Callable,
 ) -> Tensor:
     """One-sided derivative of an envelope at ``end``: Newton steps, each a chord from the end."""
     zero = torch.zeros_like(lower)
@@ -346,11 +345,11 @@ def _end_slope(
     slope = _chord(lower, op.evaluate(p, lower) + zero, upper, op.evaluate(p, upper) + zero, zero)
     if op.derivative is not None:
         tangent = op.derivative(p, end)
-        slope = torch.where(torch.isfinite(tangent), reduce(slope, tangent), slope)
+        slope = torch.where(torch.isfinite(tangent), extreme(slope, tangent), slope)
     for _ in range(6):
         offset, point = support(op, p, slope, lower, upper)
         step = (offset + slope * point - value) / (point - end)
-        further = torch.where(torch.isfinite(step), reduce(slope, step), slope)
+        further = torch.where(torch.isfinite(step), extreme(slope, step), slope)
         settled = (further - slope).abs() <= 1e-3 * slope.abs()
         slope = further
         if settled.all():
