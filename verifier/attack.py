@@ -25,6 +25,8 @@ _SCREEN_POINTS = 1 << 17
 """The same in points, for small networks."""
 _WAVE_WORK = 1e9
 """Multiplications of one step of the first wave; later waves double."""
+_SHORT = 60
+"""Steps of the first descent of every point; only then are longer ones tried, from the best ends."""
 _DIVERSE = 0.7
 """Fraction of the descents that are diversified: on image classifiers far more of those succeed."""
 _BATCHES_KEPT = 32
@@ -281,25 +283,49 @@ def _from_starts(
 
 
 def _descents(target: Target, points: Points, steps: int) -> Witness | None:
-    """Waves of descents from all points, the best first; each wave is twice the one before it, within memory."""
-    points = points.best(len(points))
+    """Short descents from all points, a polish of the best; then, of ``steps``, long ones, the best first."""
+    short = min(steps, _SHORT)
+    ends, witness = _waves(target, points, short)
+    if witness is None and len(ends):
+        witness = _polish(target, ends, short)
+    if witness is None and steps > short and not target.expired:
+        ends, witness = _waves(target, ends, steps)
+        if witness is None:
+            witness = _polish(target, ends, short)
+    return witness
+
+
+def _waves(target: Target, points: Points, steps: int) -> tuple[Points, Witness | None]:
+    """Descents in waves, every clause's best points first; a wave is twice the one before it, within memory."""
+    points = _interleaved(points)
     wave = max(4, int(_WAVE_WORK / _work(target)))
-    first, ends = 0, []
+    first, ends = 0, [points.best(0)]
     while first < len(points) and not target.expired:
         last = min(first + min(wave, target.chunk), len(points))
         part = points.take(torch.arange(first, last, device=points.x.device))
-        end, witness = descend(
-            target, part, _rates(target, last - first), _some(target, last - first, first), steps
-        )
-        if witness is not None:
-            return witness
-        if target.surrogate.jumps:
+        rates, diverse = _rates(target, last - first), _some(target, last - first, first)
+        end, witness = descend(target, part, rates, diverse, steps)
+        if witness is None and target.surrogate.jumps:
             end, witness = mutate(target, end.best(8), 8, max(1, steps // 4))
-            if witness is not None:
-                return witness
+        if witness is not None:
+            return end, witness
         ends.append(end)
         first, wave = last, 2 * wave
-    return _polish(target, Points.join(ends), steps) if ends else None
+    return Points.join(ends), None
+
+
+def _interleaved(points: Points) -> Points:
+    """The points in an order in which every clause has its turn: by rank within the clause, then by margin."""
+    points = points.best(len(points))
+    grouped = points.clause.argsort(stable=True)
+    clause = points.clause[grouped]
+    new = torch.ones_like(clause, dtype=torch.bool)
+    new[1:] = clause[1:] != clause[:-1]
+    position = torch.arange(len(points), device=clause.device)
+    first = torch.where(new, position, 0).cummax(0).values
+    rank = torch.empty_like(position)
+    rank[grouped] = position - first
+    return points.take(rank.argsort(stable=True))
 
 
 def _rates(target: Target, count: int) -> Tensor:
