@@ -77,6 +77,18 @@ def _absorb(node: Node, affine: Node) -> Node | None:
     return replace(node, attributes=with_constants(node, weight=weight, bias=bias))
 
 
+def _scale_rows(affine: Node, linear: Node) -> Node | None:
+    """Fold a factor (without a shift) into the rows of the linear operator that follows it."""
+    scale, weight = attribute(affine, "scale"), attribute(linear, "weight")
+    if scale is None or weight is None or "shift" in affine.attributes:
+        return None
+    per_row = _per_channel(scale, affine.shape, len(affine.shape) - 1)
+    if per_row is None:
+        return None
+    scaled = constants.multiply(weight, per_row.mapped(lambda a: a.reshape(-1, 1)))
+    return replace(linear, inputs=affine.inputs, attributes=with_constants(linear, weight=scaled))
+
+
 def _scaled_weight(node: Node, weight: Constant, scale: Constant) -> Constant:
     if node.operator == "linear":
         return constants.multiply(weight, scale)
@@ -203,6 +215,12 @@ def settle_partial(nodes: list[Node], partial: set[int], outputs: Sequence[int])
 # ---------------------------------------------------------------------------------------- passes
 
 
+def _join(matrices: Matrices, source: Node, linear: Node) -> Node | None:
+    if source.operator == "affine" and source.shape == linear.shape[:-1] + source.shape[-1:]:
+        return _scale_rows(source, linear)
+    return _compose(matrices, source, linear) if source.operator == "linear" else None
+
+
 def count_readers(nodes: Sequence[Node], outputs: Sequence[int]) -> list[int]:
     """How often each value is read by nodes or is an output."""
     readers = [0] * len(nodes)
@@ -232,7 +250,7 @@ def fuse(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -
         if node.operator == "affine":
             fused = _absorb(result[source], node)
         else:
-            fused = _compose(matrices, result[source], node) if result[source].operator == "linear" else None
+            fused = _join(matrices, result[source], node)
         if fused is not None:
             result[source] = replace(fused, name=node.name, origin=node.origin, scalar_type=node.scalar_type)
             alias[index] = source

@@ -136,6 +136,13 @@ def test_affine_maps_and_linear_maps_join():
     assert len(compare(narrow, prune(*fuse(narrow, [0], [2])))) == 3  # the product would be more work
 
 
+def test_a_factor_before_a_linear_map_joins_it():
+    nodes = chain(("relu", {}), ("affine", {"scale": RANDOM.standard_normal(4)}), weights(4, 3))
+    assert [n.operator for n in compare(nodes, prune(*fuse(nodes, [0], [3])))] == ["input", "relu", "linear"]
+    shifted = chain(("affine", {"shift": RANDOM.standard_normal(4)}), weights(4, 3))
+    assert len(compare(shifted, prune(*fuse(shifted, [0], [2])))) == 3
+
+
 def test_a_value_with_two_readers_is_not_fused():
     nodes = [*chain(weights(4, 6), ("affine", {"shift": np.ones(6)})), Node("add", (1, 2), (1, 6))]
     assert len(compare(nodes, prune(*fuse(nodes, [0], [3])))) == 4
@@ -222,3 +229,58 @@ def test_random_networks_with_repeated_hyperplanes():
             width = 9
         nodes = chain(*parts, weights(9, 3))
         compare(nodes, simplify(nodes, [0], [len(nodes) - 1]), 1e-9)
+
+
+# ---------------------------------------------------------------------------------------- recognising
+
+
+def spelled(*parts: tuple[str, tuple[int, ...], dict]) -> list[Node]:
+    """Nodes over an input [1, 5]: (operator, operands, attributes)."""
+    return [Node("input", (), (1, 5)), *(Node(name, inputs, (1, 5), more) for name, inputs, more in parts)]
+
+
+C = np.float32
+RSQRT2 = {"scale": C([0.70710677])}
+SPELLED = {
+    "gelu": spelled(("affine", (0,), RSQRT2), ("erf", (1,), {}), ("affine", (2,), {"shift": C(1)}), ("mul", (0, 3), {}),
+                    ("affine", (4,), {"scale": C(0.5)})),
+    "gelu half first": spelled(("affine", (0,), {"scale": C(0.5)}), ("affine", (0,), RSQRT2), ("erf", (2,), {}),
+                               ("affine", (3,), {"shift": C(1)}), ("mul", (1, 4), {})),
+    "gelu half inside": spelled(("affine", (0,), RSQRT2), ("erf", (1,), {}),
+                                ("affine", (2,), {"scale": C(0.5), "shift": C(0.5)}), ("mul", (3, 0), {})),
+    "gelu of a multiple": spelled(("affine", (0,), {"scale": C(3)}), ("affine", (1,), RSQRT2), ("erf", (2,), {}),
+                                  ("affine", (3,), {"shift": C(1)}), ("mul", (1, 4), {})),
+    "silu": spelled(("sigmoid", (0,), {}), ("mul", (1, 0), {})),
+    "silu scaled": spelled(("affine", (0,), {"scale": C(1.702)}), ("sigmoid", (1,), {}), ("mul", (0, 2), {})),
+    "mish": spelled(("exp", (0,), {}), ("affine", (1,), {"shift": C(1)}), ("log", (2,), {}), ("tanh", (3,), {}),
+                    ("mul", (0, 4), {})),
+    "softplus": spelled(("exp", (0,), {}), ("affine", (1,), {"shift": C(1)}), ("log", (2,), {})),
+    "hard_swish": spelled(("affine", (0,), {"shift": C(3)}), ("clip", (1,), {"lower": C(0), "upper": C(6)}),
+                          ("mul", (0, 2), {}), ("affine", (3,), {"scale": C(1 / 6)})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_spelled_out_activations_are_recognised(name):
+    nodes = SPELLED[name]
+    found = compare(nodes, simplify(nodes, [0], [len(nodes) - 1]), 1e-13)
+    assert [n.operator for n in found if n.operator not in ("input", "affine")] == [name.split()[0]]
+
+
+DIFFERENT = {
+    "another shift": spelled(("affine", (0,), RSQRT2), ("erf", (1,), {}), ("affine", (2,), {"shift": C(1.5)}),
+                             ("mul", (0, 3), {})),
+    "another source": spelled(("affine", (0,), {"shift": C(1)}), ("sigmoid", (1,), {}), ("mul", (2, 0), {})),
+    "another clip": spelled(("affine", (0,), {"shift": C(3)}), ("clip", (1,), {"lower": C(0), "upper": C(5)}),
+                            ("mul", (0, 2), {})),
+    "elementwise factors": spelled(("affine", (0,), {"scale": RANDOM.uniform(1, 2, 5)}),
+                                   ("sigmoid", (1,), {}), ("mul", (2, 0), {})),
+    "log of exp": spelled(("exp", (0,), {}), ("affine", (1,), {"shift": C(2)}), ("log", (2,), {})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_fragments_that_only_look_alike_stay(name):
+    nodes = DIFFERENT[name]
+    found = compare(nodes, simplify(nodes, [0], [len(nodes) - 1]), 1e-13)
+    assert [n.operator for n in found] == [n.operator for n in nodes]
