@@ -41,7 +41,10 @@ def _evaluate_constant(prepared: Prepared) -> Tensor:
 def _interval_constant(prepared: Prepared) -> Box:
     value = prepared.tensors["value"].unsqueeze(0)
     radius = prepared.tensors.get("radius")
-    return (value, value) if radius is None else (value - radius, value + radius)
+    if radius is None:
+        return value, value
+    infinity = torch.full_like(value, float("inf"))
+    return torch.nextafter(value - radius, -infinity), torch.nextafter(value + radius, infinity)
 
 
 def _offset_constant(prepared: Prepared) -> Tensor:
