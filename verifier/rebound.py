@@ -16,6 +16,7 @@ from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.clip import clip_box
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
+from provenn.verifier.sensitivity import Sensitivity
 
 
 class Rebound:
@@ -27,6 +28,7 @@ class Rebound:
         self.problem, self.clauses = problem, clauses
         self.plan = problem.plan(torch.float64)
         self.free = problem.free_inputs
+        self.sensitivity = Sensitivity(self.plan, problem.input, problem.output)
 
     def roots(self) -> Fields:
         """One domain per clause."""
@@ -96,7 +98,10 @@ class Rebound:
         best, row = margin.max(1)
         chosen = a[torch.arange(a.shape[0], device=a.device), row]
         minimiser = torch.where(chosen >= 0, lower, upper)
-        score = (free.abs().amax(1) + 1e-9) * (high - low)
+        width = high - low
+        direct = free.abs().amax(1) * width
+        indirect = self.sensitivity(rows.abs().amax(1).view(-1, *self.problem.output_shape), lines)[:, self.free] * width
+        score = _shares(direct) + _shares(indirect) + 1e-6 * _shares(width)
         kept = {
             "clause": fields["clause"][open_],
             "lower": low[open_],
@@ -130,3 +135,9 @@ class Rebound:
         lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
         middle = lower + 0.5 * (upper - lower)
         return ((middle > lower) & (middle < upper)).squeeze(1)
+
+
+def _shares(score: Tensor) -> Tensor:
+    """Each axis's share of a non-negative score ``[domains, axes]``; an overflowed score says nothing."""
+    score = torch.nan_to_num(score, nan=0.0, posinf=0.0)
+    return score / score.sum(1, keepdim=True).clamp(min=1e-300)
