@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -27,12 +28,17 @@ class Value:
         return int(np.prod(self.shape, dtype=np.int64))
 
 
-Operand = Value | Constant
+Operand: TypeAlias = Value | Constant
 
 
 def positions(shape: Sequence[int]) -> np.ndarray:
     """Flat indices of a tensor's elements, arranged as the tensor."""
     return np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64).reshape(tuple(shape))
+
+
+def _filled(array: np.ndarray, here: np.ndarray, local: np.ndarray) -> np.ndarray:
+    """Elements of the flattened array where ``here`` holds, else 0."""
+    return np.where(here, array.reshape(-1)[local], 0).astype(array.dtype)
 
 
 def is_finite(array: np.ndarray) -> bool:
@@ -50,7 +56,7 @@ class Builder:
     nodes: list[Node] = field(default_factory=list)
     origin: str = ""
     name: str = ""
-    partial: set[int] = field(default_factory=set)
+    coordinate_nodes: set[int] = field(default_factory=set)
     """Nodes whose elements past the end of a range stand for elements that do not exist."""
 
     def emit(
@@ -145,7 +151,7 @@ class Builder:
 
     def assemble(self, parts: Sequence[Operand], indices: np.ndarray) -> Value:
         """Gather from the concatenation of the flattened parts, some of which may be constant; -1 gives 0."""
-        starts = np.cumsum([0] + [int(np.prod(part.shape, dtype=np.int64)) for part in parts])
+        starts = np.cumsum(np.array([0] + [int(np.prod(part.shape, dtype=np.int64)) for part in parts]))
         variable: list[Value] = []
         moved = np.full(indices.shape, -1, dtype=np.int64)
         total: Constant | None = None
@@ -159,10 +165,7 @@ class Builder:
                 variable.append(self.reshape(part, (part.size,)))
                 width += part.size
                 continue
-            local = np.where(here, indices - start, 0)
-            filled = part.mapped(
-                lambda a, here=here, local=local: np.where(here, a.reshape(-1)[local], 0).astype(a.dtype)
-            )
+            filled = part.mapped(partial(_filled, here=here, local=np.where(here, indices - start, 0)))
             total = filled if total is None else constants.add(total, filled)
         moved_value = self.index(self.concat(variable, 0), moved)
         return moved_value if total is None else self.affine(moved_value, shift=total)
@@ -190,7 +193,7 @@ class Builder:
         shape = offsets.shape
         start = self.broadcast(first, shape)
         value = self.emit("affine", (start,), shape, first.scalar_type, shift=offsets.value)
-        self.partial.add(value.index)
+        self.coordinate_nodes.add(value.index)
         return value
 
     def scaled(self, x: Value, factor: float) -> Value:

@@ -29,8 +29,13 @@ _INTEGER: dict[str, Callable[..., np.ndarray]] = {
     "Sign": np.sign, "Max": lambda *a: np.maximum.reduce(np.broadcast_arrays(*a)),
     "Min": lambda *a: np.minimum.reduce(np.broadcast_arrays(*a)), "Pow": np.power,
 }  # fmt: skip
-_ROUNDING = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.round}
-_REDUCE = {"ReduceSum": np.sum, "ReduceProd": np.prod, "ReduceMax": np.max, "ReduceMin": np.min}
+_ROUNDING: dict[str, Callable[..., np.ndarray]] = {"Floor": np.floor, "Ceil": np.ceil, "Round": np.round}
+_REDUCE: dict[str, Callable[..., np.ndarray]] = {
+    "ReduceSum": np.sum,
+    "ReduceProd": np.prod,
+    "ReduceMax": np.max,
+    "ReduceMin": np.min,
+}
 
 
 def _mod(op: Application, x: np.ndarray, y: np.ndarray) -> np.ndarray:

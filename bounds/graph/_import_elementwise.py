@@ -213,7 +213,8 @@ def _bounded(op: Application, x: Value, lower: Operand | None, upper: Operand | 
             if edge == 0.0 and sign > 0:
                 x = b.unary("relu", x)
             else:
-                x = b.unary("clip", x, **{"lower" if sign > 0 else "upper": np.asarray(edge)})
+                number = np.asarray(edge)
+                x = b.unary("clip", x, lower=number) if sign > 0 else b.unary("clip", x, upper=number)
             continue
         # max(x, c) = c + relu(x - c); min(x, c) = c - relu(c - x).
         shifted = b.affine(x, constants.scalar(sign), limit if sign < 0 else constants.negate(limit))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from provenn.bounds.graph._application import Application
@@ -41,7 +43,8 @@ def _coordinates(op: Application, extent: int, target: int, scale: float, dtype:
     """
     default = "half_pixel" if op.operator == "Resize" and op.version >= 11 else "asymmetric"
     mode = op.attribute("coordinate_transformation_mode", default)
-    at, factor = np.arange(target).astype(dtype), dtype(scale)
+    at: np.ndarray = np.arange(target).astype(dtype)
+    factor = dtype(scale)
     half = dtype(0.5)
     if mode == "asymmetric":
         return at / factor
@@ -63,7 +66,7 @@ def _nearest(op: Application, coordinates: np.ndarray, scale: float, extent: int
     mode = op.attribute("nearest_mode", default)
     if mode == "simple":
         mode = "ceil" if scale < 1 else "floor"
-    rounding = {
+    rounding: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "floor": np.floor, "ceil": np.ceil,
         "round_prefer_floor": lambda c: np.where(c == np.floor(c) + 0.5, np.floor(c), np.floor(c + 0.5)),
         "round_prefer_ceil": lambda c: np.floor(c + 0.5),

@@ -125,7 +125,8 @@ def _gather_nd(op: Application, x: np.ndarray) -> list[np.ndarray]:
     depth = indices.shape[-1]
     leading = np.indices(indices.shape[:-1])[:batch]
     selection = [_wrapped(indices[..., k], x.shape[batch + k], op) for k in range(depth)]
-    return [x[(*leading, *selection)]]
+    where = (*leading, *selection)
+    return [x[where]]
 
 
 def _expand(op: Application, x: np.ndarray) -> list[np.ndarray]:
@@ -275,7 +276,7 @@ def scatter_elements_map(op: Application, shape: tuple[int, ...], indices: np.nd
     result = positions(shape)
     axis = op.axis(int(op.attribute("axis", 0)), len(shape))
     source = np.arange(indices.size).reshape(indices.shape) + result.size
-    where = list(np.indices(indices.shape))
+    where: list[np.ndarray] = list(np.indices(indices.shape))
     where[axis] = _wrapped(indices, shape[axis], op)
     result[tuple(where)] = source
     return result
@@ -316,10 +317,12 @@ def import_move(op: Application) -> list[Operand]:
     """Fold a move of a constant, or turn a move of a variable into reshape, transpose or index."""
     x, move = op.operand(0), MOVES[op.operator]
     if isinstance(x, Constant) and not any(isinstance(operand, Value) for operand in op.operands()):
-        arrays = [move(op, x.array)]
-        arrays.append(move(op, x.real) if x.real is not None else [None] * len(arrays[0]))
-        arrays.append(move(op, x.radius) if x.radius is not None else [None] * len(arrays[0]))
-        return [Constant(*parts) for parts in zip(*arrays, strict=True)]
+        arrays = move(op, x.array)
+        absent = [None] * len(arrays)
+        real = absent if x.real is None else move(op, x.real)
+        radius = absent if x.radius is None else move(op, x.radius)
+        return [Constant(*parts) for parts in zip(arrays, real, radius, strict=True)]
+    x = op.builder.value(x)
     if op.operator == "Slice" and any(isinstance(operand, Value) for operand in op.inputs[1:]):
         return [_variable_slice(op, x)]
     if op.operator == "Gather" and isinstance(op.operand(1), Value):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,7 @@ def _emit(
         start = 0
         for operand in operands:
             end = start + nodes[operand].shape[-1]
-            piece = merged.linear_part.mapped(lambda a, start=start, end=end: a[start:end])
+            piece = merged.linear_part.mapped(itemgetter(slice(start, end)))
             if piece.array.any() or piece.radius is not None:
                 rows = _stack(rows, piece)
                 parts.append(operand)

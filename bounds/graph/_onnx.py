@@ -88,7 +88,7 @@ class _Reader:
         outputs = [self._output(info.name) for info in graph.output]
         if not outputs:
             raise ModelError("the network has no output")
-        whole = settle_partial(self.builder.nodes, self.builder.partial, outputs)
+        whole = settle_partial(self.builder.nodes, self.builder.coordinate_nodes, outputs)
         nodes, inputs_at, outputs_at = simplify(whole, [v.index for v in inputs], outputs)
         return Graph(tuple(nodes), tuple(inputs_at), tuple(outputs_at), self.source, self._metadata(graph))
 

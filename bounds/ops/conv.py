@@ -126,7 +126,7 @@ def _evaluate_conv(prepared: Prepared, x: Tensor) -> Tensor:
 def _magnitude_conv(prepared: Prepared, m: Tensor) -> Tensor:
     length = prepared.derived["length"]
     y = _gather_windows(prepared, m, inflated(prepared, "weight", length))
-    return _add_bias(prepared, y, inflated(prepared, "bias", length))
+    return _add_bias(prepared, y, inflated(prepared, "bias", length) if "bias" in prepared.tensors else None)
 
 
 def _interval_conv(prepared: Prepared, box: Box) -> Box:
@@ -158,7 +158,7 @@ def _evaluate_conv_transpose(prepared: Prepared, x: Tensor) -> Tensor:
 def _magnitude_conv_transpose(prepared: Prepared, m: Tensor) -> Tensor:
     length = prepared.derived["length"]
     y = _scatter_windows(prepared, m, inflated(prepared, "weight", length))
-    return _add_bias(prepared, y, inflated(prepared, "bias", length))
+    return _add_bias(prepared, y, inflated(prepared, "bias", length) if "bias" in prepared.tensors else None)
 
 
 def _interval_conv_transpose(prepared: Prepared, box: Box) -> Box:

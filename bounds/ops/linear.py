@@ -16,11 +16,9 @@ from provenn.bounds.ops._sparse import gather_product, sparse_form, tensors_of
 Shapes = tuple[tuple[int, ...], ...]
 
 
-def inflated(prepared: Prepared, name: str, length: int) -> Tensor | None:
+def inflated(prepared: Prepared, name: str, length: int) -> Tensor:
     """Return |constant| + radius / (length 2^-53), cached: what ``magnitude`` multiplies by."""
-    value = prepared.tensors.get(name)
-    if value is None:
-        return None
+    value = prepared.tensors[name]
     key = f"{name}_magnitude"
     found = prepared.tensors.get(key)
     if found is None:
@@ -45,7 +43,7 @@ def has_radius(prepared: Prepared, *names: str) -> bool:
 
 
 def _derive_linear(node: Node, shapes: Shapes) -> dict[str, Any]:
-    length = int(np.shape(node.attributes["weight"])[-2]) + 2
+    length = max(np.shape(node.attributes["weight"])) + 2  # the transpose sums over the other axis
     sparse = sparse_form(node)
     if sparse is None:
         return {"length": length}
@@ -82,8 +80,7 @@ def _magnitude_linear(prepared: Prepared, m: Tensor) -> Tensor:
         y = gather_product(m, *_terms(prepared, "inflated"))
     else:
         y = torch.matmul(m, inflated(prepared, "weight", length))
-    bias = inflated(prepared, "bias", length)
-    return y if bias is None else y + bias
+    return y + inflated(prepared, "bias", length) if "bias" in prepared.tensors else y
 
 
 def _interval_linear(prepared: Prepared, box: Box) -> Box:
@@ -101,9 +98,7 @@ def _interval_linear(prepared: Prepared, box: Box) -> Box:
 def _absolute(prepared: Prepared) -> Tensor:
     """|weight| without the radius, shared with the magnitude where there is none."""
     if not has_radius(prepared, "weight"):
-        found = inflated(prepared, "weight", 1)
-        assert found is not None
-        return found
+        return inflated(prepared, "weight", 1)
     if "weight_absolute" not in prepared.tensors:
         prepared.tensors["weight_absolute"] = prepared.tensors["weight"].abs()
     return prepared.tensors["weight_absolute"]
@@ -134,7 +129,7 @@ def _derive_matmul_left(node: Node, shapes: Shapes) -> dict[str, Any]:
     )
     added = tuple(axis + 1 for axis in range(missing))
     repeats = int(np.prod([node.shape[axis - 1] for axis in added + grown], dtype=np.int64))
-    length = (int(np.shape(node.attributes["weight"])[-1]) + 2) * repeats
+    length = (max(np.shape(node.attributes["weight"])[-2:]) + 2) * max(repeats, 1)
     return {"length": length, "grown": grown, "added": added}
 
 
@@ -185,10 +180,9 @@ def _evaluate_affine(prepared: Prepared, x: Tensor) -> Tensor:
 
 
 def _magnitude_affine(prepared: Prepared, m: Tensor) -> Tensor:
-    scale, shift = inflated(prepared, "scale", 2), inflated(prepared, "shift", 2)
-    if scale is not None:
-        m = m * scale
-    return m if shift is None else m + shift
+    if "scale" in prepared.tensors:
+        m = m * inflated(prepared, "scale", 2)
+    return m + inflated(prepared, "shift", 2) if "shift" in prepared.tensors else m
 
 
 def _derive_affine(node: Node, shapes: Shapes) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def _scatter_nd_interval(prepared: Prepared, data: Box, index: Box, updates: Box
     """Exact where the positions are decided; otherwise the hull of what may be written and what was there."""
     derived = prepared.derived
     domains = max(x[0].shape[0] for x in (data, index, updates))
-    index, updates, data = (tuple(_rows(side, domains) for side in x) for x in (index, updates, data))
+    index, updates, data = ((_rows(x[0], domains), _rows(x[1], domains)) for x in (index, updates, data))
     tail, count = derived["tail"], derived["count"]
     low, high = (side.reshape(domains, -1, tail).clone() for side in data)
     new_low, new_high = (side.reshape(domains, count, tail) for side in updates)

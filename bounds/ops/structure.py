@@ -30,6 +30,10 @@ def _evaluate_input(prepared: Prepared) -> Tensor:
     raise RuntimeError(f"the value of graph input {prepared.node.name!r} is given, not computed")
 
 
+def _interval_input(prepared: Prepared) -> Box:
+    raise RuntimeError(f"the box of graph input {prepared.node.name!r} is given, not computed")
+
+
 def _no_inputs(prepared: Prepared, a: Tensor) -> tuple[Tensor, ...]:
     return ()
 
@@ -44,7 +48,8 @@ def _interval_constant(prepared: Prepared) -> Box:
     if radius is None:
         return value, value
     infinity = torch.full_like(value, float("inf"))
-    return torch.nextafter(value - radius, -infinity), torch.nextafter(value + radius, infinity)
+    lower, upper = torch.nextafter(value - radius, -infinity), torch.nextafter(value + radius, infinity)
+    return torch.where(radius > 0, lower, value), torch.where(radius > 0, upper, value)
 
 
 def _offset_constant(prepared: Prepared) -> Tensor:
@@ -111,7 +116,8 @@ def strided_layout(indices: np.ndarray) -> tuple[int, tuple[int, ...]] | None:
     for axis, extent in enumerate(indices.shape):
         first = (0,) * axis
         rest = (0,) * (indices.ndim - axis - 1)
-        stride = int(indices[(*first, 1, *rest)]) - start if extent > 1 else 0
+        second = (*first, 1, *rest)
+        stride = int(indices[second]) - start if extent > 1 else 0
         if stride < 0:
             return None
         strides.append(stride)
@@ -262,7 +268,7 @@ OPERATORS = (
     LinearOperator(
         "input",
         _evaluate_input,
-        _evaluate_input,
+        _interval_input,
         transpose=_no_inputs,
         offset=_no_offset,
         magnitude=_evaluate_input,
