@@ -24,7 +24,7 @@ _SCREEN_WORK = 5e8
 _SCREEN_POINTS = 1 << 17
 """The same in points, for small networks."""
 _WAVE_WORK = 1e9
-"""Multiplications of one step of the first wave; later waves double."""
+"""Multiplications of one step of the first wave; later waves double, twice."""
 _SHORT = 60
 """Steps of the first descent of every point; only then are longer ones tried, from the best ends."""
 _DIVERSE = 0.7
@@ -296,9 +296,10 @@ def _descents(target: Target, points: Points, steps: int) -> Witness | None:
 
 
 def _waves(target: Target, points: Points, steps: int) -> tuple[Points, Witness | None]:
-    """Descents in waves, every clause's best points first; a wave is twice the one before it, within memory."""
+    """Descents in waves, every clause's best points first; a wave is up to twice the one before it, within memory."""
     points = _interleaved(points)
     wave = max(4, int(_WAVE_WORK / _work(target)))
+    widest = 4 * wave  # the deadline is looked at between steps
     first, ends = 0, [points.best(0)]
     while first < len(points) and not target.expired:
         last = min(first + min(wave, target.chunk), len(points))
@@ -310,7 +311,7 @@ def _waves(target: Target, points: Points, steps: int) -> tuple[Points, Witness 
         if witness is not None:
             return end, witness
         ends.append(end)
-        first, wave = last, 2 * wave
+        first, wave = last, min(2 * wave, widest)
     return Points.join(ends), None
 
 
@@ -358,10 +359,13 @@ def _polish(target: Target, points: Points, steps: int) -> Witness | None:
 
 
 def _work(target: Target) -> float:
-    """Multiplications of one evaluation, roughly: elements of weights times how often each is used."""
+    """Multiplications of one evaluation, roughly: elements of weights times how often each is used.
+
+    An element of a value counts for 16: reading and writing it, forward and backward.
+    """
     plan, total = target.surrogate.plan, 0.0
     for node in plan.graph.nodes:
-        total += 4 * node.size
+        total += 16 * node.size
         weight = node.attributes.get("weight")
         if weight is not None:
             per_output = weight.size / max(
