@@ -208,7 +208,7 @@ def _bounded(op: Application, x: Value, lower: Operand | None, upper: Operand | 
         if array.size and (array == array.flat[0]).all() and limit.radius is None:
             x = b.broadcast(x, np.broadcast_shapes(x.shape, limit.shape))
             edge = float(array.flat[0])
-            if abs(edge) >= float(np.finfo(np.float32).max):
+            if -sign * edge >= float(np.finfo(np.float32).max):
                 continue  # older opsets write "no limit" as the largest float32
             if edge == 0.0 and sign > 0:
                 x = b.unary("relu", x)

@@ -43,6 +43,19 @@ HANDLERS = {
 
 _ALWAYS_CONSTANT = frozenset(_import_constant.HANDLERS)
 _OLDEST_OPSET = 7
+_HALF = (10, 16)
+
+_MISFITS = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    RuntimeError,
+)
+"""What numpy, torch and the importers raise for operands and attributes that do not fit the operator."""
 
 
 def read_onnx(path: str | os.PathLike[str]) -> Graph:
@@ -58,7 +71,7 @@ def read_onnx(path: str | os.PathLike[str]) -> Graph:
         model = read_model(path)
         return _Reader(model, path.parent, str(path)).read()
     except ModelError as error:
-        text = str(error)
+        text = " ".join(str(error).split())
         if text.startswith(str(path)):
             raise
         raise type(error)(f"{path}: {text}") from error
@@ -117,6 +130,12 @@ class _Reader:
 
     def _order(self, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
         """Nodes that the outputs need, operands first."""
+        for node in graph.node:
+            if not all(
+                isinstance(text, str)
+                for text in (node.op_type, node.domain, node.name, *node.input, *node.output)
+            ):
+                raise ModelError("a node's name is not text (UTF-8): the file is damaged, export it again")
         producer: dict[str, int] = {}
         for position, node in enumerate(graph.node):
             for name in node.output:
@@ -166,6 +185,8 @@ class _Reader:
             raise ModelError(
                 f"input {info.name!r} has element type {kind.elem_type}, expected a float or integer"
             )
+        if kind.elem_type in _HALF:
+            raise ModelError(f"input {info.name!r} has half precision, export the network in float32")
         shape = [
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else 1 for dim in kind.shape.dim
         ]
@@ -198,7 +219,7 @@ class _Reader:
         self.builder.origin = op.origin
         try:
             results = self._import(op, handler)
-        except (ValueError, IndexError, TypeError, OverflowError, MemoryError) as error:
+        except _MISFITS as error:
             raise ModelError(f"{op.origin}: operands or attributes do not fit ({error})") from error
         if op.operator == "Constant":
             array = results[0].array  # type: ignore[union-attr]

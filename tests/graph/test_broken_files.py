@@ -78,6 +78,27 @@ def test_truncated_at_every_length(read):
             read(content[:length])
 
 
+def test_damaged_at_random(read):
+    """Whatever a flipped byte does, the file is read or refused with one line."""
+    conv = helper.make_node("Conv", ["i", "k"], ["c"], name="second", strides=[2, 1], pads=[1, 0, 1, 0])
+    nodes = [
+        helper.make_node("Constant", [], ["s"], value=numpy_helper.from_array(np.array([1, 1, 3, 4]))),
+        helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.ones((2, 1, 2, 2), np.float32))),
+        helper.make_node("Reshape", ["x", "s"], ["i"]), conv,
+        helper.make_node("ReduceMean", ["c"], ["y"], axes=[2, 3], keepdims=0),
+    ]  # fmt: skip
+    content = network(nodes, shape=(1, 12)).SerializeToString()
+    assert read(content).nodes[-1].shape == (1, 2)
+    random = np.random.default_rng(1)
+    for _ in range(400):
+        damaged = bytearray(content)
+        damaged[random.integers(len(content))] ^= 1 << random.integers(8)
+        try:
+            read(bytes(damaged))
+        except ModelError as error:
+            assert "network.onnx" in str(error) and "\n" not in str(error)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_weights_must_be_finite(read, bad):
     weight = np.ones((3, 2), np.float32)
@@ -194,6 +215,12 @@ def test_input_without_shape(read):
     made = network()
     made.graph.input[0].type.tensor_type.ClearField("shape")
     refuse(read, made, "input 'x'", "shape")
+
+
+def test_half_precision_input(read):
+    made = network()
+    made.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT16
+    refuse(read, made, "'x'", "half precision")
 
 
 def test_initialisers_listed_as_inputs(read):
