@@ -6,16 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from provenn.bounds.graph._graph import Node
 from provenn.bounds.ops._operator import Box, LinearOperator, Prepared
 from provenn.bounds.ops._outward import largest, widen
+from provenn.bounds.ops._unfold import convolve, spread
 from provenn.bounds.ops.linear import centred, has_radius, inflated
 
 Shapes = tuple[tuple[int, ...], ...]
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+# Multiplications below which the library's float64 kernel is as fast as copied windows.
+_WORTH = 1 << 20
 _SPREAD = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -56,14 +60,32 @@ def _derive(node: Node, wide: Sequence[int], narrow: Sequence[int]) -> dict[str,
         "common": tuple(axis[0] for axis in axes), "output_padding": tuple(axis[3] for axis in axes),
         "rest": rest if any(rest) else None,
         "crop": tuple(-r for r in rest) if any(rest) else None,
-        "narrow": tuple(narrow), "wide": tuple(wide),
+        "narrow": tuple(narrow), "wide": tuple(wide), "begin": begin,
+        "pads": tuple(amount for pair in zip(begin, end, strict=True) for amount in pair),
     }  # fmt: skip
+
+
+def _by_products(prepared: Prepared, x: Tensor) -> bool:
+    """Whether matrix products beat the library's kernel: float64 on a CPU, and enough work."""
+    derived = prepared.derived
+    return (
+        x.dtype == torch.float64
+        and x.device.type == "cpu"
+        and derived["rank"] == 2
+        and derived["groups"] == 1
+        and x.numel() * derived["length"] > _WORTH
+    )
 
 
 def _gather_windows(prepared: Prepared, x: Tensor, weight: Tensor) -> Tensor:
     """Convolve ``[n, batch, channels, *wide]`` to ``[n, batch, filters, *narrow]``."""
     derived = prepared.derived
     flat = x.reshape(-1, *x.shape[2:])
+    if _by_products(prepared, flat):
+        y = convolve(
+            flat, weight, derived["strides"], derived["pads"], derived["dilations"], derived["narrow"]
+        )
+        return y.view(*x.shape[:2], *y.shape[1:])
     if derived["rest"]:
         flat = F.pad(flat, derived["rest"])
     y = _CONVOLVE[derived["rank"]](
@@ -75,6 +97,18 @@ def _gather_windows(prepared: Prepared, x: Tensor, weight: Tensor) -> Tensor:
 def _scatter_windows(prepared: Prepared, a: Tensor, weight: Tensor) -> Tensor:
     """Transpose of _gather_windows: ``[n, batch, filters, *narrow]`` to ``[n, batch, channels, *wide]``."""
     derived = prepared.derived
+    # Few channels far apart leave little to add up: the library's kernel is as fast.
+    sparse = weight.shape[1] <= 4 and min(derived["strides"]) > 1
+    if not sparse and _by_products(prepared, a):
+        y = spread(
+            a.reshape(-1, *a.shape[2:]),
+            weight,
+            derived["strides"],
+            derived["begin"],
+            derived["dilations"],
+            derived["wide"],
+        )
+        return y.view(*a.shape[:2], *y.shape[1:])
     y = _SPREAD[derived["rank"]](
         a.reshape(-1, *a.shape[2:]), weight, None, derived["strides"], derived["common"],
         derived["output_padding"], derived["groups"], derived["dilations"],
