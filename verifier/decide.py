@@ -17,6 +17,7 @@ from provenn.errors import InputError
 from provenn.specs import ClauseBatch, Query, read_query
 from provenn.verifier.attack import attack
 from provenn.verifier.fixed import Fixed
+from provenn.verifier.leaf import Leaves, fixed_domains
 from provenn.verifier.options import Options
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
 from provenn.verifier.rebound import Rebound
@@ -288,6 +289,7 @@ def _by_neurons(run: _Run, clauses: Clauses, box: int, numbers: Tensor) -> str:
             return "timeout"
     bounder = Fixed(run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates)
     run.say(f"tree over {bounder.columns.total} unstable elements")
+    leaves = Leaves(bounder.exact, run.problem.output, facts.magnitudes)
     outcome = search(
         bounder,
         batch=max(8, run.options.batch // 8),
@@ -295,7 +297,9 @@ def _by_neurons(run: _Run, clauses: Clauses, box: int, numbers: Tensor) -> str:
         check=check,
         interlude=_interlude(run, clauses, numbers),
         progress=lambda d, o, b: run.progress("search", domains=d, bound=b),
+        leaf=(lambda fields: leaves(fixed_domains(bounder, fields), run.deadline)) if run.options.exact_leaves else None,
     )
+    run.statistics["programs"] = leaves.programs
     run.statistics["confirm_failures"] = bounder.confirm_failures
     return _account(run, outcome)
 

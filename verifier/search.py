@@ -44,6 +44,7 @@ class Outcome:
 
 
 Check = Callable[[Tensor, Tensor], bool]
+Leaf = Callable[[Fields], tuple[Tensor, Tensor, Tensor]]
 Progress = Callable[[int, int, float], None]
 
 
@@ -55,13 +56,13 @@ def search(
     check: Check,
     progress: Progress,
     interlude: Callable[[], bool] | None = None,
-    leaf: Callable[[Fields], Tensor] | None = None,
+    leaf: Leaf | None = None,
     start: Fields | None = None,
 ) -> Outcome:
     """Run until nothing is open, a witness is found, or ``deadline`` (time.monotonic()).
 
-    ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses. ``leaf(fields)`` decides domains that cannot be split;
-    it returns which it refuted. ``interlude()``
+    ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses. ``leaf(fields)`` decides domains that cannot be split:
+    (refuted ``[n]``, candidates ``[k, inputs]``, the domain of each). ``interlude()``
     runs between rounds and may find a witness. ``start`` are domains
     that are bounded already; without it the search begins at the bounder's roots. The batch grows from a few domains to ``batch`` as the pool fills.
     """
@@ -82,7 +83,11 @@ def search(
             ready = bounder.splittable(open_)
             if not bool(ready.all()):
                 leaves = {k: v[~ready] for k, v in open_.items()}
-                done = leaf(leaves) if leaf is not None else torch.zeros(_count(leaves), dtype=torch.bool)
+                done = torch.zeros(_count(leaves), dtype=torch.bool, device=ready.device)
+                if leaf is not None:
+                    done, candidates, owner = leaf(leaves)
+                    if candidates.shape[0] and check(candidates, leaves["clause"][owner]):
+                        return Outcome("witness", domains, rounds, len(pool), pool.lowest(), stuck)
                 left = int((~done).sum())
                 stuck += left
                 if left:
