@@ -322,11 +322,11 @@ def import_move(op: Application) -> list[Operand]:
         real = absent if x.real is None else move(op, x.real)
         radius = absent if x.radius is None else move(op, x.radius)
         return [Constant(*parts) for parts in zip(arrays, real, radius, strict=True)]
-    x = op.builder.value(x)
     if op.operator == "Slice" and any(isinstance(operand, Value) for operand in op.inputs[1:]):
         return [_variable_slice(op, x)]
     if op.operator == "Gather" and isinstance(op.operand(1), Value):
         return [_variable_gather(op, x)]
+    x = op.builder.value(x)
     moved = move(op, positions(x.shape).view(_Positions))
     if op.operator == "Transpose":
         return [op.builder.transpose(x, op.attribute("perm") or list(range(len(x.shape)))[::-1])]
