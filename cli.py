@@ -70,6 +70,8 @@ def verify(
     from provenn.verifier import report, watchdog
     from provenn.verifier.options import Options
 
+    # Idle OpenMP threads that spin take the cores of whatever else runs; read when torch is first imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     started = watchdog.process_start()
     options = Options(
         timeout=timeout,

@@ -18,18 +18,21 @@ from provenn.specs import ClauseBatch, Query, read_query
 from provenn.verifier.attack import attack
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.leaf import Leaves, fixed_domains
+from provenn.verifier.pool import Fields
 from provenn.verifier.options import Options
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
 from provenn.verifier.rebound import Rebound
 from provenn.verifier.replay import Replay
 from provenn.verifier.result import Result, Witness
 from provenn.verifier.root import Facts, outputs_bound, root_facts
-from provenn.verifier.search import Outcome, search
+from provenn.verifier.search import Bounder, Search
 
 CLAUSES_AT_ONCE = 4096
 # Seconds of the attack that follows the root bound, and the share of the search that later ones may take.
 FIRST_ATTACK = 0.5
 ATTACK_SHARE = 0.1
+# Seconds of the first slice of a race between input and neuron splits.
+RACE_SECONDS = 2.0
 # Seconds kept back for writing the answer.
 RESERVE = 0.3
 
@@ -61,6 +64,9 @@ class _Run:
 
     def late(self) -> bool:
         return time.monotonic() > self.deadline
+
+    def ended(self) -> str:
+        return "witness" if self.witness is not None else "timeout"
 
     def count(self, name: str, amount: int) -> None:
         self.statistics[name] = self.statistics.get(name, 0) + amount
@@ -155,15 +161,15 @@ def _batches(run: _Run) -> Iterator[ClauseBatch]:
 
 
 def _decide_clauses(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
-    free = run.problem.free_inputs.numel()
-    if clauses.lower.shape[0] > 1 or free <= run.options.input_split_limit:
-        run.say(f"input splits: {free} free inputs, {clauses.lower.shape[0]} boxes; every domain is bounded anew")
+    """Choose between splitting inputs and splitting neurons, or race them where both may do."""
+    free, boxes = run.problem.free_inputs.numel(), clauses.lower.shape[0]
+    if boxes > 1 and free <= run.options.input_split_limit:
+        run.say(f"input splits: {boxes} boxes, {free} free inputs; every domain is bounded anew")
         return _by_inputs(run, clauses, numbers)
-    run.say(f"neuron splits: {free} free inputs are too many to split; intermediate bounds are made once")
     ended = "refuted"
-    for box in range(clauses.lower.shape[0]):
+    for box in range(boxes):
         mine = (clauses.box == box).nonzero().squeeze(1)
-        one = _by_neurons(run, clauses.select(mine), box, numbers[mine])
+        one = _by_race(run, clauses.only(mine, box), numbers[mine])
         if run.witness is not None or one == "timeout":
             return one
         ended = one if one != "refuted" else ended
@@ -219,10 +225,11 @@ def _interlude(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[], boo
     def interlude() -> bool:
         nonlocal spent
         elapsed = time.monotonic() - begun - spent
-        if ATTACK_SHARE * elapsed < spent + 0.5:
+        seconds = max(0.5, 0.5 * spent)
+        if ATTACK_SHARE * elapsed < spent + seconds:
             return False
         before = time.monotonic()
-        found = _attack(run, clauses, numbers, max(0.5, ATTACK_SHARE * elapsed - spent), thorough=True)
+        found = _attack(run, clauses, numbers, seconds, thorough=True)
         spent += time.monotonic() - before
         return found
 
@@ -230,86 +237,137 @@ def _interlude(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[], boo
 
 
 def _by_inputs(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
+    """Many boxes: bound all, attack what is left, then one search over all of it."""
     bounder = Rebound(run.problem, clauses)
-    check = _checker(run, clauses, numbers)
+    opened = _input_roots(run, bounder, clauses, numbers)
+    if opened is None:
+        return "witness" if run.witness is not None else "timeout"
+    left = opened["clause"]
+    if left.numel() == 0:
+        return "refuted"
+    if _attack(run, clauses.select(left), numbers[left], FIRST_ATTACK):
+        return "witness"
+    search = _search(run, bounder, clauses, numbers, opened)
+    return _account(run, search, search.run(run.deadline))
+
+
+def _input_roots(run: _Run, bounder: Rebound, clauses: Clauses, numbers: Tensor) -> Fields | None:
+    """Bound every clause's box: the open domains, or None where a witness was found or time ran out."""
     run.progress("root bounds")
-    open_parts, points = [], []
+    check = _checker(run, clauses, numbers)
+    parts = []
     roots = bounder.roots()
     for start in range(0, len(clauses), run.options.batch):
         part = {k: v[start : start + run.options.batch] for k, v in roots.items()}
         kept, minimisers, _ = bounder.bound(part)
         run.count("domains", part["bound"].shape[0])
-        open_parts.append(kept)
-        points.append(minimisers)
+        if minimisers.shape[0] and check(minimisers, kept["clause"]):
+            return None
+        parts.append(kept)
         if run.late():
             run.open.append("root bounds")
-            return "timeout"
-    fields = {k: torch.cat([p[k] for p in open_parts]) for k in open_parts[0]}
-    left = fields["clause"]
-    if left.numel() == 0:
-        run.say("the root bound decided every clause")
+            return None
+    return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
+
+
+def _search(run: _Run, bounder: Bounder, clauses: Clauses, numbers: Tensor, start: Fields | None, batch: int = 0) -> Search:
+    return Search(
+        bounder,
+        batch=batch or run.options.batch,
+        check=_checker(run, clauses, numbers),
+        interlude=_interlude(run, clauses, numbers),
+        progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
+        start=start,
+    )
+
+
+def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
+    """One box: cheap root bounds, attack, strong root bounds, then the search (or searches) that fit."""
+    left = _root(run, clauses, numbers, steps=0)
+    if left is None:
+        return run.ended()
+    clauses, numbers, starts, facts = left
+    if len(clauses) == 0:
         return "refuted"
-    starts = torch.cat(points)
-    if check(starts, left):
+    if _attack(run, clauses, numbers, FIRST_ATTACK, starts):
         return "witness"
-    if _attack(run, clauses.select(left), numbers[left], FIRST_ATTACK, starts):
-        return "witness"
-    outcome = search(
-        bounder,
-        batch=run.options.batch,
-        deadline=run.deadline,
-        check=check,
-        interlude=_interlude(run, clauses, numbers),
-        progress=lambda d, o, b: run.progress("search", domains=d, bound=b),
-        start=fields,
-    )
-    return _account(run, outcome)
-
-
-def _by_neurons(run: _Run, clauses: Clauses, box: int, numbers: Tensor) -> str:
-    lower, upper = clauses.lower[box : box + 1], clauses.upper[box : box + 1]
-    starts = None
-    for steps in (0, run.options.root_steps):
-        run.progress("root bounds")
-        begun = time.monotonic()
-        facts = root_facts(run.problem, lower, upper, steps=steps, deadline=run.deadline)
-        refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=run.options.root_steps if steps else 10)
-        run.say(f"root with {steps} steps: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
-                f"refuted, lowest {float(best.min()):.4g}, {time.monotonic() - begun:.2f} s")
-        run.count("domains", len(clauses))
-        left = (~refuted).nonzero().squeeze(1)
-        if left.numel() == 0:
-            return "refuted"
-        clauses, numbers, starts = clauses.select(left), numbers[left], starts[left]
-        check = _checker(run, clauses, numbers)
-        if check(starts, torch.arange(len(clauses))) or (steps == 0 and _attack(run, clauses, numbers, FIRST_ATTACK, starts)):
-            return "witness"
-        if run.late():
-            run.open.append(f"{len(clauses)} clauses, lowest root bound {float(best.min()):.4g}")
-            return "timeout"
+    inputs = None
+    if run.problem.free_inputs.numel() <= run.options.input_split_limit:
+        bounder = Rebound(run.problem, clauses)
+        opened = _input_roots(run, bounder, clauses, numbers)
+        if opened is None:
+            return run.ended()
+        inputs = _search(run, bounder, clauses, numbers, opened)
+        ended = inputs.run(min(run.deadline, time.monotonic() + RACE_SECONDS))
+        if ended != "timeout" or run.late():
+            run.say("input splits")
+            return _account(run, inputs, ended)
+    left = _root(run, clauses, numbers, steps=run.options.root_steps)
+    if left is None:
+        return run.ended()
+    clauses, numbers, starts, facts = left
+    if len(clauses) == 0:
+        return "refuted"
     bounder = Fixed(run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates)
-    run.say(f"tree over {bounder.columns.total} unstable elements")
-    leaves = Leaves(bounder.exact, run.problem.output, facts.magnitudes)
-    outcome = search(
-        bounder,
-        batch=max(8, run.options.batch // 8),
-        deadline=run.deadline,
-        check=check,
-        interlude=_interlude(run, clauses, numbers),
-        progress=lambda d, o, b: run.progress("search", domains=d, bound=b),
-        leaf=(lambda fields: leaves(fixed_domains(bounder, fields), run.deadline)) if run.options.exact_leaves else None,
-    )
-    run.statistics["programs"] = leaves.programs
-    run.statistics["confirm_failures"] = bounder.confirm_failures
-    return _account(run, outcome)
+    run.say(f"neuron splits over {bounder.columns.total} unstable elements")
+    neurons = _search(run, bounder, clauses, numbers, None, max(8, run.options.batch // 8))
+    if inputs is None:
+        return _account(run, neurons, neurons.run(run.deadline))
+    return _race(run, inputs, neurons)
 
 
-def _account(run: _Run, outcome: Outcome) -> str:
-    run.count("domains", outcome.domains)
-    run.count("rounds", outcome.rounds)
-    run.bound = min(run.bound, outcome.bound)
-    if outcome.ending == "timeout":
-        run.open.append(f"{outcome.open} domains open, lowest bound {outcome.bound:.4g}")
-    if outcome.ending == "stuck":
-        run.open.append(f"{outcome.stuck} leaves could not be decided, lowest bound {outcome.bound:.4g}")
-    return outcome.ending
+def _race(run: _Run, inputs: Search, neurons: Search) -> str:
+    """Give each slice to the search that is expected to end first, judged by the share of its tree that is left."""
+    slices = RACE_SECONDS
+    ended = neurons.run(min(run.deadline, time.monotonic() + slices))
+    while ended == "timeout" and not run.late():
+        first = min((inputs, neurons), key=_seconds_left)
+        slices = min(1.5 * slices, 10.0)
+        run.say(f"{first.bounder.name} lead: {100 * inputs.remaining():.3g} % of the input tree left after "
+                f"{inputs.seconds:.1f} s, {100 * neurons.remaining():.3g} % of the neuron tree after {neurons.seconds:.1f} s")
+        ended = first.run(min(run.deadline, time.monotonic() + slices))
+        if ended == "stuck" and first is neurons:  # a leaf that neurons cannot settle may still yield to inputs
+            return _account(run, inputs, inputs.run(run.deadline))
+    last = min((inputs, neurons), key=lambda s: s.remaining())
+    run.count("domains", (inputs if last is neurons else neurons).domains)
+    return _account(run, last, ended)
+
+
+def _seconds_left(search: Search) -> float:
+    """Extrapolated linearly from the share of the tree that is done."""
+    left = search.remaining()
+    return search.seconds * left / max(1e-12, 1.0 - left)
+
+
+def _root(
+    run: _Run, clauses: Clauses, numbers: Tensor, steps: int
+) -> tuple[Clauses, Tensor, Tensor, Facts] | None:
+    """Root facts and the clauses they leave open, with minimisers; None where a witness was found or time ran out."""
+    run.progress("root bounds")
+    begun = time.monotonic()
+    facts = root_facts(run.problem, clauses.lower, clauses.upper, steps=steps, deadline=run.deadline)
+    refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=steps or 10)
+    run.say(f"root with {steps} steps: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
+            f"refuted, lowest {float(best.min()):.4g}, {time.monotonic() - begun:.2f} s")
+    run.count("domains", len(clauses))
+    left = (~refuted).nonzero().squeeze(1)
+    if left.numel() and run.bound > float(best.min()):
+        run.bound = float(best.min())
+    clauses, numbers, starts = clauses.select(left), numbers[left], starts[left]
+    if left.numel() and _checker(run, clauses, numbers)(starts, torch.arange(len(clauses))):
+        return None
+    if left.numel() and run.late():
+        run.open.append(f"{len(clauses)} clauses, lowest root bound {float(best.min()):.4g}")
+        return None
+    return clauses, numbers, starts, facts
+
+
+def _account(run: _Run, search: Search, ended: str) -> str:
+    run.count("domains", search.domains)
+    run.count("rounds", search.rounds)
+    run.bound = search.bound()
+    if ended == "timeout":
+        run.open.append(f"{search.open()} domains open, lowest bound {search.bound():.4g}")
+    if ended == "stuck":
+        run.open.append(f"{search.stuck} leaves could not be decided, lowest bound {search.lowest_stuck:.4g}")
+    return ended

@@ -77,6 +77,7 @@ class Fixed:
             "upper": upper,
             "sign": torch.zeros(count, self.columns.total, dtype=torch.int8, device=device),
             "bound": torch.full((count,), -torch.inf, dtype=torch.float64, device=device),
+            "depth": torch.zeros(count, device=device),
             "column": torch.zeros(count, dtype=torch.int64, device=device),
             "point": torch.zeros(count, device=device),
         }
@@ -266,6 +267,7 @@ class Fixed:
         """Two children per domain: below and above the point of the chosen column."""
         column, point = fields["column"].unsqueeze(1), fields["point"].unsqueeze(1)
         one = torch.ones_like(column, dtype=torch.int8)
+        fields = dict(fields, depth=fields["depth"] + 1)
         below = dict(fields, upper=fields["upper"].scatter(1, column, point), sign=fields["sign"].scatter(1, column, -one))
         above = dict(fields, lower=fields["lower"].scatter(1, column, point), sign=fields["sign"].scatter(1, column, one))
         return {name: torch.cat([below[name], above[name]]) for name in fields}

@@ -51,8 +51,8 @@ class Options:
     """Steps of slope and multiplier optimisation (alpha, beta) for a domain of the tree."""
     candidates: int = 4
     """Splits of a domain whose children are bounded before one is chosen."""
-    input_split_limit: int = 16
-    """With at most this many free inputs the search splits inputs and bounds every domain anew."""
+    input_split_limit: int = 256
+    """With at most this many free inputs, splits of inputs are tried as well as splits of neurons."""
     exact_leaves: bool = True
     """Decide leaves without an unsplit element by linear programming."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -59,6 +61,10 @@ class Pool:
     def lowest(self) -> float:
         """The smallest bound of an open domain, inf if there is none."""
         return float(self._fields["bound"][: self._count].min()) if self._count else float("inf")
+
+    def sum(self, of: Callable[[Fields], Tensor]) -> float:
+        """Sum of a function of the open domains' fields."""
+        return float(of({k: v[: self._count] for k, v in self._fields.items()}).sum()) if self._count else 0.0
 
     def bytes_per_domain(self) -> int:
         return sum(v[0].numel() * v.element_size() for v in self._fields.values()) if self._fields else 0

@@ -36,6 +36,11 @@ class Clauses:
     def select(self, index: Tensor) -> Clauses:
         return Clauses(self.lower, self.upper, self.box[index], self.rows[index], self.threshold[index])
 
+    def only(self, index: Tensor, box: int) -> Clauses:
+        """Some clauses that all live in one box, as clauses with that single box."""
+        zero = torch.zeros_like(index)
+        return Clauses(self.lower[box : box + 1], self.upper[box : box + 1], zero, self.rows[index], self.threshold[index])
+
 
 def dense_clauses(batch: ClauseBatch, outputs: int, device: torch.device) -> Clauses:
     """Turn a batch of sparse clauses into tensors (float64)."""

@@ -6,12 +6,14 @@ domain needs no confirmation: its margin is already a proof.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from provenn.bounds.propagate.backward import Trace, backward
 from provenn.bounds.propagate.intermediate import CACHE_ELEMENTS, intermediate_boxes
-from provenn.bounds.propagate.lines import relax_all
+from provenn.bounds.propagate.lines import Lines, relax_all
 from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.clip import clip_box
 from provenn.verifier.pool import Fields
@@ -39,6 +41,7 @@ class Rebound:
             "lower": self.clauses.lower[box][:, self.free],
             "upper": self.clauses.upper[box][:, self.free],
             "bound": torch.full((len(self.clauses),), -torch.inf, dtype=torch.float64, device=self.problem.device),
+            "depth": torch.zeros(len(self.clauses), device=self.problem.device),
             "axis": torch.zeros_like(index),
         }
 
@@ -69,47 +72,44 @@ class Rebound:
         inputs = self.problem.input_boxes(lower, upper)
         magnitudes = self.problem.magnitudes
         boxes = intermediate_boxes(self.plan, inputs, magnitudes=magnitudes, until=self.problem.output)
-        rows = self.clauses.rows[fields["clause"]]
-        threshold = self.clauses.threshold[fields["clause"]]
+        rows, threshold = self.clauses.rows[fields["clause"]], self.clauses.threshold[fields["clause"]]
+        shaped = rows.view(*rows.shape[:2], *self.problem.output_shape)
         trace = Trace()
         lines = relax_all(self.plan, self.problem.output, boxes)
-        value = backward(
-            self.plan,
-            self.problem.output,
-            rows.view(*rows.shape[:2], *self.problem.output_shape),
-            lines,
-            inputs,
-            trace=trace,
-            error=RoundingError(self.plan, magnitudes),
-        )
-        margin = value - threshold
-        refuted = (value > threshold).any(1)
-        empty = self._contradictory(boxes, lower.shape[0])
-        if self.problem.input in trace.inputs:
-            a = trace.inputs[self.problem.input].flatten(2).expand(*value.shape, -1)
-        else:
-            a = torch.zeros(*value.shape, lower.shape[1], dtype=value.dtype, device=value.device)
-        free = a[:, :, self.free]
-        # threshold - value rounds: one ulp outward keeps the clip sound
-        sound = torch.nextafter(margin, torch.full_like(margin, -torch.inf))
-        low, high = clip_box(fields["lower"], fields["upper"], free, sound)
-        refuted = refuted | empty | (low > high).any(1)
-        open_ = ~refuted
-        best, row = margin.max(1)
+        error = RoundingError(self.plan, magnitudes)
+        value = backward(self.plan, self.problem.output, shaped, lines, inputs, trace=trace, error=error)
+        refuted = (value > threshold).any(1) | self._contradictory(boxes, lower.shape[0])
+        low, high, a = self._clip(fields["lower"], fields["upper"], trace, value, threshold)
+        refuted = refuted | (low > high).any(1)
+        left = (~refuted).nonzero().squeeze(1)
+        kept = {"clause": fields["clause"][left], "lower": low[left], "upper": high[left]}
+        kept["depth"] = fields["depth"][left]
+        a = a[left]
+        best, row = (value - threshold)[left].max(1)
         chosen = a[torch.arange(a.shape[0], device=a.device), row]
-        minimiser = torch.where(chosen >= 0, lower, upper)
-        width = high - low
-        direct = free.abs().amax(1) * width
-        indirect = self.sensitivity(rows.abs().amax(1).view(-1, *self.problem.output_shape), lines)[:, self.free] * width
-        score = _shares(direct) + _shares(indirect) + 1e-6 * _shares(width)
-        kept = {
-            "clause": fields["clause"][open_],
-            "lower": low[open_],
-            "upper": high[open_],
-            "bound": torch.nan_to_num(best[open_], nan=-torch.inf),
-            "axis": score[open_].argmax(1) if open_.any() else fields["axis"][open_],
-        }
-        return kept, minimiser[open_], refuted.sum()
+        minimiser = torch.where(chosen >= 0, lower[left], upper[left])
+        if left.numel():
+            width = kept["upper"] - kept["lower"]
+            direct = a[:, :, self.free].abs().amax(1) * width
+            reach = self.sensitivity(shaped[left].abs().amax(1), {i: _lines_of(n, left) for i, n in lines.items()})
+            score = _shares(direct) + _shares(reach[:, self.free] * width) + 1e-6 * _shares(width)
+            kept["axis"] = score.argmax(1)
+        else:
+            kept["axis"] = fields["axis"][left]
+        kept["bound"] = torch.nan_to_num(best, nan=-torch.inf)
+        return kept, minimiser, refuted.sum()
+
+    def _clip(
+        self, lower: Tensor, upper: Tensor, trace: Trace, value: Tensor, threshold: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes of the free inputs clipped by every row's bound, and the rows' coefficients ``[domains, rows, inputs]``."""
+        a = trace.inputs.get(self.problem.input)
+        if a is None:  # the rows do not depend on the input
+            return lower, upper, value.new_zeros(*value.shape, self.clauses.lower.shape[1])
+        a = a.flatten(2).expand(*value.shape, -1)
+        # value - threshold rounds: one ulp outward keeps the clip sound
+        margin = torch.nextafter(value - threshold, torch.full_like(value, -torch.inf))
+        return *clip_box(lower, upper, a[:, :, self.free], margin), a
 
     def _contradictory(self, boxes: dict, domains: int) -> Tensor:
         """Domains with a value whose sound bounds exclude each other: nothing is in them."""
@@ -125,6 +125,7 @@ class Rebound:
         axis = fields["axis"].unsqueeze(1)
         lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
         middle = lower + 0.5 * (upper - lower)
+        fields = dict(fields, depth=fields["depth"] + 1)
         left = dict(fields, upper=fields["upper"].scatter(1, axis, middle))
         right = dict(fields, lower=fields["lower"].scatter(1, axis, middle))
         return {name: torch.cat([left[name], right[name]]) for name in fields}
@@ -135,6 +136,17 @@ class Rebound:
         lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
         middle = lower + 0.5 * (upper - lower)
         return ((middle > lower) & (middle < upper)).squeeze(1)
+
+
+def _lines_of(lines: Lines, index: Tensor) -> Lines:
+    pick = lambda t: t if t is None or t.shape[0] == 1 else t[index]  # noqa: E731
+    return replace(
+        lines,
+        lower_slopes=tuple(pick(s) for s in lines.lower_slopes),
+        lower_offset=pick(lines.lower_offset),
+        upper_slopes=tuple(pick(s) for s in lines.upper_slopes),
+        upper_offset=pick(lines.upper_offset),
+    )
 
 
 def _shares(score: Tensor) -> Tensor:

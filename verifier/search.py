@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -31,77 +30,101 @@ class Bounder(Protocol):
     def splittable(self, fields: Fields) -> Tensor: ...
 
 
-@dataclass
-class Outcome:
-    """How a search ended: ``refuted`` (everything), ``witness``, ``timeout`` or ``stuck`` (open leaves left)."""
-
-    ending: str
-    domains: int
-    rounds: int
-    open: int
-    bound: float
-    stuck: int = 0
-
-
 Check = Callable[[Tensor, Tensor], bool]
-Leaf = Callable[[Fields], tuple[Tensor, Tensor, Tensor]]
 Progress = Callable[[int, int, float], None]
+# Seconds that bounding one part of a round may take, as far as earlier parts foretell.
+PART_SECONDS = 1.0
 
 
-def search(
-    bounder: Bounder,
-    *,
-    batch: int,
-    deadline: float,
-    check: Check,
-    progress: Progress,
-    interlude: Callable[[], bool] | None = None,
-    leaf: Leaf | None = None,
-    start: Fields | None = None,
-) -> Outcome:
-    """Run until nothing is open, a witness is found, or ``deadline`` (time.monotonic()).
+class Search:
+    """A search that can be interrupted and resumed.
 
-    ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses. ``leaf(fields)`` decides domains that cannot be split:
-    (refuted ``[n]``, candidates ``[k, inputs]``, the domain of each). ``interlude()``
-    runs between rounds and may find a witness. ``start`` are domains
-    that are bounded already; without it the search begins at the bounder's roots. The batch grows from a few domains to ``batch`` as the pool fills.
+    ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses; ``leaf(fields)`` decides domains that cannot be
+    split and returns which it refuted; ``interlude()`` runs between rounds and may find a witness. ``start`` are domains
+    that are bounded already; without it the search begins at the bounder's roots.
     """
-    pool = Pool()
-    pending = bounder.roots() if start is None else {}
-    if start is not None:
-        pool.push(start)
-    domains = rounds = stuck = 0
-    lowest_stuck = float("inf")
-    while True:
-        for part in _parts(pending, max(1, batch)):
-            if time.monotonic() > deadline:
-                return Outcome("timeout", domains, rounds, len(pool) + _count(pending), pool.lowest(), stuck)
-            open_, points, refuted = bounder.bound(part)
-            domains += _count(part)
-            if points.shape[0] and check(points, open_["clause"]):
-                return Outcome("witness", domains, rounds, len(pool), pool.lowest(), stuck)
-            ready = bounder.splittable(open_)
-            if not bool(ready.all()):
-                leaves = {k: v[~ready] for k, v in open_.items()}
-                done = torch.zeros(_count(leaves), dtype=torch.bool, device=ready.device)
-                if leaf is not None:
-                    done, candidates, owner = leaf(leaves)
-                    if candidates.shape[0] and check(candidates, leaves["clause"][owner]):
-                        return Outcome("witness", domains, rounds, len(pool), pool.lowest(), stuck)
-                left = int((~done).sum())
-                stuck += left
-                if left:
-                    lowest_stuck = min(lowest_stuck, float(leaves["bound"][~done].min()))
-                open_ = {k: v[ready] for k, v in open_.items()}
-            pool.push(open_)
-        progress(domains, len(pool), min(pool.lowest(), lowest_stuck))
-        if not len(pool):
-            return Outcome("stuck" if stuck else "refuted", domains, rounds, 0, lowest_stuck, stuck)
-        if interlude is not None and interlude():
-            return Outcome("witness", domains, rounds, len(pool), pool.lowest(), stuck)
-        rounds += 1
-        size = min(batch, max(4, len(pool) // 2 if len(pool) > 16 else len(pool)))
-        pending = bounder.split(pool.take(size))
+
+    def __init__(
+        self,
+        bounder: Bounder,
+        *,
+        batch: int,
+        check: Check,
+        progress: Progress,
+        interlude: Callable[[], bool] | None = None,
+        leaf: Callable[[Fields], Tensor] | None = None,
+        start: Fields | None = None,
+    ):
+        self.bounder, self.batch, self.check, self.progress = bounder, batch, check, progress
+        self.interlude, self.leaf = interlude, leaf
+        self.pool = Pool()
+        self.pending: list[Fields] = [bounder.roots()] if start is None else []
+        if start is not None:
+            self.pool.push(start)
+        self.clauses = _count(start if start is not None else self.pending[0])
+        self.domains = self.rounds = self.stuck = 0
+        self.lowest_stuck = float("inf")
+        self.seconds = 0.0
+        self._rate = 1e-3  # seconds per domain, smoothed
+
+    def run(self, until: float) -> str:
+        """Search until ``until`` (time.monotonic()): ``refuted``, ``witness``, ``stuck`` (open leaves) or ``timeout``."""
+        begun = time.monotonic()
+        try:
+            while True:
+                while self.pending:
+                    if time.monotonic() > until:
+                        return "timeout"
+                    if self._bound(self.pending.pop()):
+                        return "witness"
+                self.progress(self.domains, len(self.pool), self.bound())
+                if not len(self.pool):
+                    return "stuck" if self.stuck else "refuted"
+                if self.interlude is not None and self.interlude():
+                    return "witness"
+                self.rounds += 1
+                count = len(self.pool)
+                size = min(self.batch, max(4, count // 2 if count > 16 else count))
+                part = max(1, min(self.batch, int(PART_SECONDS / self._rate)))
+                self.pending = _parts(self.bounder.split(self.pool.take(size)), part)
+        finally:
+            self.seconds += time.monotonic() - begun
+
+    def _bound(self, part: Fields) -> bool:
+        """Bound one part and return its open domains to the pool; whether a witness was found."""
+        begun = time.monotonic()
+        open_, points, _ = self.bounder.bound(part)
+        count = _count(part)
+        self.domains += count
+        self._rate += 0.5 * ((time.monotonic() - begun) / count - self._rate)
+        if points.shape[0] and self.check(points, open_["clause"]):
+            return True
+        ready = self.bounder.splittable(open_)
+        if not bool(ready.all()):
+            leaves = {k: v[~ready] for k, v in open_.items()}
+            done = self.leaf(leaves) if self.leaf is not None else torch.zeros_like(ready[~ready])
+            left = int((~done).sum())
+            if left:
+                self.stuck += left
+                self.lowest_stuck = min(self.lowest_stuck, float(leaves["bound"][~done].min()))
+            open_ = {k: v[ready] for k, v in open_.items()}
+        self.pool.push(open_)
+        return False
+
+    def open(self) -> int:
+        """Domains not decided yet."""
+        return len(self.pool) + sum(_count(p) for p in self.pending) + self.stuck
+
+    def bound(self) -> float:
+        """The lowest bound of an open domain."""
+        pending = [float(p["bound"].min()) for p in self.pending if _count(p)]
+        return min([self.pool.lowest(), self.lowest_stuck, *pending])
+
+    def remaining(self) -> float:
+        """The share of the tree that is open: every split halves a domain's share (1 at the roots, 0 at the end)."""
+        total = self.pool.sum(lambda f: torch.exp2(-f["depth"].double()))
+        total += sum(float(torch.exp2(-p["depth"].double()).sum()) for p in self.pending)
+        return (total + self.stuck * 1e-12) / max(1, self.clauses)
 
 
 def _count(fields: Fields) -> int:
@@ -109,8 +132,6 @@ def _count(fields: Fields) -> int:
 
 
 def _parts(fields: Fields, size: int) -> list[Fields]:
-    if not fields:
-        return []
     count = _count(fields)
     if count <= size:
         return [fields]
