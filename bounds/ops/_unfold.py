@@ -128,3 +128,50 @@ def _by_residues(a: Tensor, weight: Tensor, strides: Pair, begin: Pair, wide: Pa
             image = _channels_last(a, pads)
             target.copy_(_windows_times(image, kernel, taps.shape[2:], (1, 1), (1, 1), target.shape[2:]))
     return result
+
+
+# ------------------------------------------------------------------------ channels last, any element type
+
+
+def is_last(a: Tensor) -> bool:
+    """Whether an ``[n, channels, h, w]`` stores its channels next to each other (and not its rows)."""
+    return a.stride(1) == 1 and a.shape[2] * a.shape[3] > 1 and a.is_contiguous(memory_format=torch.channels_last)
+
+
+def phased_kernel(weight: Tensor, strides: Pair) -> Tensor:
+    """The kernel ``[sy sx channels, filters, ty, tx]`` of all residues of a strided transpose at once; see ``spread_phased``."""
+    filters, channels, *size = weight.shape
+    taps = [-(-k // s) for k, s in zip(size, strides, strict=True)]
+    rest = [t * s - k for t, s, k in zip(taps, strides, size, strict=True)]
+    padded = F.pad(weight, (0, rest[1], 0, rest[0]))
+    split = padded.view(filters, channels, taps[0], strides[0], taps[1], strides[1]).permute(3, 5, 1, 0, 2, 4)
+    kernel = split.reshape(strides[0] * strides[1] * channels, filters, *taps).flip(2, 3)
+    return kernel.contiguous(memory_format=torch.channels_last)
+
+
+def spread_phased(a: Tensor, kernel: Tensor, strides: Pair, begin: Pair, wide: Pair) -> Tensor:
+    """``spread`` as one convolution of stride 1 whose channels hold the residues, put in their places afterwards.
+
+    Pays for few channels, or where the stride divides the kernel.
+    """
+    channels = kernel.shape[0] // (strides[0] * strides[1])
+    first = [b // s for b, s in zip(begin, strides, strict=True)]
+    stop = [-(-(b + w) // s) for b, w, s in zip(begin, wide, strides, strict=True)]
+    before = [t - 1 - q for t, q in zip(kernel.shape[2:], first, strict=True)]
+    after = [q - n for q, n in zip(stop, a.shape[2:], strict=True)]
+    y = F.conv2d(F.pad(a, (before[1], after[1], before[0], after[0])), kernel)
+    rows, columns = y.shape[2:]
+    y = y.permute(0, 2, 3, 1).reshape(a.shape[0], rows, columns, *strides, channels).permute(0, 1, 3, 2, 4, 5)
+    y = y.reshape(a.shape[0], rows * strides[0], columns * strides[1], channels)
+    top, left = (b - s * q for b, s, q in zip(begin, strides, first, strict=True))
+    return y[:, top : top + wide[0], left : left + wide[1]].permute(0, 3, 1, 2)
+
+
+def spread_points(a: Tensor, matrix: Tensor, strides: Pair, begin: Pair, wide: Pair) -> Tensor:
+    """``spread`` of a kernel of one position: ``matrix [filters, channels]``."""
+    n, filters, high, low = a.shape
+    product = torch.mm(a.permute(0, 2, 3, 1).reshape(-1, filters), matrix).view(n, high, low, -1)
+    room = [max((e - 1) * s + 1, w + b) for e, s, w, b in zip((high, low), strides, wide, begin, strict=True)]
+    result = a.new_zeros(n, *room, matrix.shape[1])
+    result[:, : (high - 1) * strides[0] + 1 : strides[0], : (low - 1) * strides[1] + 1 : strides[1]] = product
+    return result[:, begin[0] : begin[0] + wide[0], begin[1] : begin[1] + wide[1]].permute(0, 3, 1, 2)

@@ -13,13 +13,22 @@ from torch import Tensor
 from provenn.bounds.graph._graph import Node
 from provenn.bounds.ops._operator import Box, LinearOperator, Prepared
 from provenn.bounds.ops._outward import largest, widen
-from provenn.bounds.ops._unfold import convolve, spread
+from provenn.bounds.ops._unfold import (
+    convolve,
+    is_last,
+    phased_kernel,
+    spread,
+    spread_phased,
+    spread_points,
+)
 from provenn.bounds.ops.linear import centred, has_radius, inflated
 
 Shapes = tuple[tuple[int, ...], ...]
 _CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 # Multiplications below which the library's float64 kernel is as fast as copied windows.
 _WORTH = 1 << 20
+# Entries of a window's whole matrix up to which one product with it beats anything cleverer.
+_UNROLLED = 1 << 17
 _SPREAD = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
 
@@ -97,25 +106,79 @@ def _gather_windows(prepared: Prepared, x: Tensor, weight: Tensor) -> Tensor:
 def _scatter_windows(prepared: Prepared, a: Tensor, weight: Tensor) -> Tensor:
     """Transpose of _gather_windows: ``[n, batch, filters, *narrow]`` to ``[n, batch, channels, *wide]``."""
     derived = prepared.derived
-    # Few channels far apart leave little to add up: the library's kernel is as fast.
-    sparse = weight.shape[1] <= 4 and min(derived["strides"]) > 1
-    if not sparse and _by_products(prepared, a):
-        y = spread(
-            a.reshape(-1, *a.shape[2:]),
-            weight,
-            derived["strides"],
-            derived["begin"],
-            derived["dilations"],
-            derived["wide"],
-        )
-        return y.view(*a.shape[:2], *y.shape[1:])
-    y = _SPREAD[derived["rank"]](
-        a.reshape(-1, *a.shape[2:]), weight, None, derived["strides"], derived["common"],
-        derived["output_padding"], derived["groups"], derived["dilations"],
-    )  # fmt: skip
-    if derived["crop"]:
-        y = F.pad(y, derived["crop"])
+    flat = a.reshape(-1, *a.shape[2:])
+    if derived["rank"] == 2 and derived["groups"] == 1:
+        y = _spread(prepared, flat, weight, derived["begin"], derived["wide"])
+    else:
+        y = _SPREAD[derived["rank"]](
+            flat, weight, None, derived["strides"], derived["common"],
+            derived["output_padding"], derived["groups"], derived["dilations"],
+        )  # fmt: skip
+        if derived["crop"]:
+            y = F.pad(y, derived["crop"])
     return y.reshape(*a.shape[:2], *y.shape[1:])
+
+
+def _spread(prepared: Prepared, a: Tensor, weight: Tensor, begin: Sequence[int], wide: Sequence[int]) -> Tensor:
+    """Two-dimensional scatter, lowered to whatever is fastest for the type, the layout and the kernel."""
+    derived = prepared.derived
+    strides, dilations = derived["strides"], derived["dilations"]
+    strided, plain = max(strides) > 1, max(dilations) == 1
+    size, last = tuple(weight.shape[2:]), is_last(a)
+    if strided and plain and size == (1, 1) and last:
+        return spread_points(a, weight.flatten(1), strides, begin, wide)
+    few = weight.shape[1] <= 4
+    if not (few and min(strides) > 1) and _by_products(prepared, a):
+        return spread(a, weight, strides, begin, dilations, wide)
+    divides = all(k % s == 0 for k, s in zip(size, strides, strict=True))
+    if strided and plain and a.dtype == torch.float32 and (few or divides) and (last or few):
+        name = next(name for name, tensor in prepared.tensors.items() if tensor is weight)
+        key = f"phased_{name}"
+        if key not in prepared.tensors:
+            prepared.tensors[key] = phased_kernel(weight, strides)
+        return spread_phased(a, prepared.tensors[key], strides, begin, wide)
+    return _spread_natively(prepared, a, weight, begin, wide)
+
+
+def _spread_natively(
+    prepared: Prepared, a: Tensor, weight: Tensor, begin: Sequence[int], wide: Sequence[int]
+) -> Tensor:
+    derived = prepared.derived
+    if tuple(begin) == derived["begin"] and tuple(wide) == derived["wide"]:
+        common, output_padding, crop = derived["common"], derived["output_padding"], derived["crop"]
+    else:  # windows: nothing is cut off
+        common, output_padding, crop = (0, 0), (0, 0), None
+    y = F.conv_transpose2d(
+        a, weight, None, derived["strides"], common, output_padding, derived["groups"], derived["dilations"]
+    )
+    return F.pad(y, crop) if crop else y
+
+
+def transposed_windows(prepared: Prepared, a: Tensor) -> Tensor:
+    """A two-dimensional convolution's transpose of windows ``[n, filters, h, w]`` that lie anywhere: nothing is cut off.
+
+    The result ``[n, channels, h', w']`` has ``h' = (h - 1) stride + dilation (kernel - 1) + 1``.
+    """
+    derived, weight = prepared.derived, prepared.tensors["weight"]
+    full = tuple(
+        (n - 1) * s + d * (k - 1) + 1
+        for n, s, d, k in zip(
+            a.shape[2:], derived["strides"], derived["dilations"], weight.shape[2:], strict=True
+        )
+    )
+    terms = a[0].numel() * weight.shape[1] * full[0] * full[1]
+    if derived["groups"] == 1 and terms <= _UNROLLED:
+        key = f"unrolled_{a.shape[2]}_{a.shape[3]}"
+        if key not in prepared.tensors:
+            unit = torch.eye(a[0].numel(), dtype=a.dtype, device=a.device).view(-1, *a.shape[1:])
+            whole = _spread_natively(prepared, unit, weight, (0, 0), full).view(*a.shape[1:], -1, *full)
+            # Both sides with the channels last, as windows are stored.
+            prepared.tensors[key] = whole.permute(1, 2, 0, 4, 5, 3).reshape(a[0].numel(), -1)
+        y = torch.mm(a.permute(0, 2, 3, 1).reshape(a.shape[0], -1), prepared.tensors[key])
+        return y.view(a.shape[0], *full, -1).permute(0, 3, 1, 2)
+    if derived["groups"] == 1:
+        return _spread(prepared, a, weight, (0, 0), full)
+    return _spread_natively(prepared, a, weight, (0, 0), full)
 
 
 def _add_bias(prepared: Prepared, y: Tensor, bias: Tensor | None) -> Tensor:

@@ -14,11 +14,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from provenn.bounds.ops.conv import transposed_windows
+from provenn.bounds.propagate.coefficients import Elements, Rows, Windows, channels_last, is_channels_last
+from provenn.bounds.propagate.extent import Extent, is_image
 from provenn.bounds.propagate.lines import Lines
 from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.reduction import Reduction
 from provenn.bounds.propagate.rounding import RoundingError
+from provenn.bounds.propagate.sieve import Sieve
 
 InputBoxes = Mapping[int, tuple[Tensor, Tensor]]
+
+# Linear operators whose transpose is a new tensor that the walk may write into.
+_FRESH = frozenset({"linear", "matmul_left", "conv", "conv_transpose"})
 
 
 @dataclass
@@ -35,54 +43,118 @@ class Trace:
     offset: Tensor | None = None
 
 
-def dot(a: Tensor, v: Tensor) -> Tensor:
+def dot(a: Rows, v: Tensor) -> Tensor:
     """Sum over the sample axes of a [domains, rows, *shape] times v [1|domains, 1|rows, *shape]."""
+    if not isinstance(a, Tensor):
+        return a.dot(v)
     domains, rows = a.shape[:2]
+    if is_channels_last(a):
+        a, v = a.movedim(-3, -1), v.movedim(-3, -1)
     if v.shape[0] == 1 and v.shape[1] == 1:
         return (a.reshape(domains * rows, -1) @ v.reshape(-1)).view(domains, rows)
     if v.shape[1] == 1:
         if a.shape[0] == 1:
             return (v.reshape(v.shape[0], -1) @ a.reshape(rows, -1).T).view(-1, rows)
         return torch.bmm(a.reshape(domains, rows, -1), v.reshape(domains, -1, 1)).squeeze(-1)
-    return (a * v).flatten(2).sum(-1)
+    return torch.linalg.vecdot(a.flatten(2), v.flatten(2))
 
 
 class _Sweep:
     """The state of one backward walk."""
 
-    def __init__(self, plan: Plan, lines: Mapping[int, Lines], trace: Trace | None, error: RoundingError | None):
+    def __init__(
+        self,
+        plan: Plan,
+        lines: Mapping[int, Lines],
+        trace: Trace | None,
+        error: RoundingError | None,
+        extents: Mapping[int, Extent | None],
+        reduction: Reduction | None,
+        sieve: Sieve | None,
+    ):
         self.plan, self.lines, self.trace, self.error = plan, lines, trace, error
-        self.coefficients: dict[int, Tensor] = {}
+        self.extents, self.reduction, self.sieve = extents, reduction, sieve
+        self.coefficients: dict[int, Rows] = {}
+        self.owned: set[int] = set()
         self.offset: Tensor | None = None
 
-    def push(self, value: int, a: Tensor) -> None:
+    def push(self, value: int, a: Rows, owned: bool) -> None:
+        """Add rows to what a value has received; ``owned`` says that nobody else reads the tensor."""
+        extent = self.extents.get(value)
+        if isinstance(a, Windows):
+            a, owned = (a.grown(extent) if extent is not None else a.dense()), True
+        elif isinstance(a, Elements) and a.places is not None and extent is None:
+            a, owned = a.dense(), True
         present = self.coefficients.get(value)
         if present is None:
             self.coefficients[value] = a
+            (self.owned.add if owned else self.owned.discard)(value)
             return
-        total = present + a
+        total = _sum(present, a, extent)
         if self.error is not None:
             self.error.accumulated(value, total)
         self.coefficients[value] = total
+        self.owned.add(value)
 
     def add_offset(self, term: Tensor) -> None:
         self.offset = term if self.offset is None else self.offset + term
 
-    def linear(self, index: int, a: Tensor) -> None:
-        plan, operator, prepared = self.plan, self.plan.operators[index], self.plan.prepared[index]
+    def linear(self, index: int, a: Rows, owned: bool) -> None:
+        plan = self.plan
+        if isinstance(a, Windows):
+            a = a.cleaned()
+        reduced = self.reduction is not None and index in self.reduction.linear
         if self.error is not None:
             self.error.linear(index, a)
-        constant = plan.offsets[index]
+        constant = self.reduction.offset(index) if reduced else plan.offsets[index]  # type: ignore[union-attr]
         if constant is not None:
             self.add_offset(dot(a, constant))
+        name = plan.operators[index].name
+        operands = plan.graph.nodes[index].inputs
+        if reduced and not isinstance(a, Windows):
+            self.push(operands[0], self.reduction.through(index, a), True)  # type: ignore[union-attr]
+            return
+        if not isinstance(a, Tensor):
+            parts = _apart(plan, index, a)
+            if parts is not None:
+                for operand, part in zip(operands, parts, strict=True):
+                    self.push(operand, part, False)
+                return
+            a = a.dense()
         domains, rows = a.shape[:2]
-        parts = operator.transpose(prepared, a.reshape(domains * rows, *a.shape[2:]))  # type: ignore[attr-defined]
-        for operand, part in zip(plan.graph.nodes[index].inputs, parts):
-            self.push(operand, part.view(domains, rows, *part.shape[1:]))
+        if name == "conv" and self.extents and not is_channels_last(a) and is_image(plan.shape(index)):
+            a = channels_last(a)
+        parts = plan.operators[index].transpose(plan.prepared[index], a.reshape(domains * rows, *a.shape[2:]))  # type: ignore[attr-defined]
+        fresh = name in _FRESH or (owned and name == "reshape")
+        for operand, part in zip(operands, parts, strict=True):
+            self.push(operand, part.view(domains, rows, *part.shape[1:]), fresh)
 
-    def relaxed(self, index: int, a: Tensor) -> None:
+    def relaxed(self, index: int, a: Rows, owned: bool) -> None:
         lines = self.lines[index]
-        positive, negative = a.clamp(min=0), a.clamp(max=0)
+        operands = self.plan.graph.nodes[index].inputs if lines.lower_slopes else ()
+        if isinstance(a, Windows):
+            self._windows(index, a, lines, operands[0])
+            return
+        if isinstance(a, Elements):
+            if lines.window is None and len(operands) == 1:
+                self._elements(index, a, lines, operands[0])
+                return
+            a, owned = a.dense(), True
+        negative = a.clamp(max=0)
+        if self.sieve is not None and not self.coefficients:
+            keep = self.sieve.test(index, a, negative, self.offset, self.error, dot)
+            if keep is not None:
+                if keep.numel() == 0:
+                    return
+                a, negative, owned = a[:, keep], negative[:, keep], True
+                self._keep(keep)
+        simple = lines.window is None and len(operands) == 1
+        if simple and self.trace is None and self.error is None:
+            self._offsets_of_both(a, negative, lines)
+            new = a.mul_(lines.lower_slopes[0]) if owned and _covers(a, lines) else a * lines.lower_slopes[0]
+            self.push(operands[0], new.addcmul_(negative, lines.spread), True)
+            return
+        positive = a.clamp_(min=0) if owned else a.clamp(min=0)
         if self.trace is not None:
             self.trace.positive[index], self.trace.negative[index] = positive, negative
         pairs = ((positive, lines.lower_offset), (negative, lines.upper_offset))
@@ -91,19 +163,134 @@ class _Sweep:
             self.add_offset(term)
         if self.error is not None:
             self.error.relaxed(index, positive, negative, lines, terms)
-        for position, operand in enumerate(self.plan.graph.nodes[index].inputs if lines.lower_slopes else ()):
+        last = len(operands) - 1
+        for position, operand in enumerate(operands):
             lower, upper = lines.lower_slopes[position], lines.upper_slopes[position]
             if lines.window is None:
-                self.push(operand, (positive * lower).addcmul_(negative, upper))
+                free = self.trace is None and position == last and _covers(positive, lines)
+                new = positive.mul_(lower) if free else positive * lower
+                self.push(operand, new.addcmul_(negative, upper), True)
             else:
                 spread = (positive.unsqueeze(-1) * lower).addcmul_(negative.unsqueeze(-1), upper)
-                self.push(operand, lines.window.scatter(spread))
+                self.push(operand, lines.window.scatter(spread), True)
+
+    def _offsets_of_both(self, a: Tensor, negative: Tensor, lines: Lines) -> None:
+        """``max(a,0) bl + min(a,0) bu = a bl + min(a,0) (bu - bl)``; without an error term only."""
+        if lines.lower_offset is not None:
+            self.add_offset(dot(a, lines.lower_offset))
+        if lines.spread_offset is not None:
+            self.add_offset(dot(negative, lines.spread_offset))
+
+    def _elements(self, index: int, a: Elements, lines: Lines, operand: int) -> None:
+        positive, negative = a.weights.clamp(min=0), a.weights.clamp(max=0)
+        weights = positive * a.pick(lines.lower_slopes[0]) + negative * a.pick(lines.upper_slopes[0])
+        for part, offset in ((positive, lines.lower_offset), (negative, lines.upper_offset)):
+            if offset is not None:
+                self.add_offset(part * a.pick(offset))
+        if self.error is not None:
+            self.error.relaxed_apart(index, a, lines)
+        self.push(operand, Elements(a.index, weights, a.shape, a.places), False)
+
+    def _windows(self, index: int, rows: Windows, lines: Lines, operand: int) -> None:
+        a = rows.a
+        negative = a.clamp(max=0)
+        slope, spread = rows.gather([lines.lower_slopes[0], lines.spread])
+        if self.error is not None:
+            self.error.relaxed_apart(index, rows, lines)
+        if lines.lower_offset is not None:
+            self.add_offset(rows.dot(lines.lower_offset))
+        if lines.spread_offset is not None:
+            self.add_offset(Windows(negative, rows.places, rows.extent, rows.shape, False).dot(lines.spread_offset))
+        new = (a * slope).addcmul_(negative, spread)
+        self.push(operand, Windows(new, rows.places, rows.extent, rows.shape), True)
+
+    def _keep(self, keep: Tensor) -> None:
+        if self.offset is not None:
+            self.offset = self.offset[:, keep]
+        if self.error is not None:
+            self.error.keep(keep)
+
+
+def _covers(a: Tensor, lines: Lines) -> bool:
+    """Whether the lines have no more domains or rows than the coefficients."""
+    return lines.lower_slopes[0].shape[0] <= a.shape[0] and lines.lower_slopes[0].shape[1] <= a.shape[1]
+
+
+def _sum(present: Rows, a: Rows, extent: Extent | None) -> Rows:
+    """The sum of two contributions to one value."""
+    if extent is not None:
+        both = [(x.windows() if isinstance(x, Elements) else x).grown(extent).cleaned() for x in (present, a)]  # type: ignore[union-attr]
+        return Windows(both[0].a + both[1].a, both[0].places, extent, both[0].shape)
+    dense = [x if isinstance(x, Tensor) else x.dense() for x in (present, a)]
+    return dense[0] + dense[1]
+
+
+def _apart(plan: Plan, index: int, a: Elements | Windows) -> tuple[Rows, ...] | None:
+    """Rows of elements or windows through a linear node, or None where only dense ones can pass."""
+    node, prepared = plan.graph.nodes[index], plan.prepared[index]
+    name, derived = node.operator, prepared.derived
+    if name == "add":
+        return (a,) * len(node.inputs)
+    if name == "sub":
+        return a, _scaled(a, -1.0)
+    if name == "affine":
+        scale = prepared.tensors.get("scale")
+        if scale is None:
+            return (a,)
+        return (_times(a, scale.expand(node.shape)[None, None]),)
+    if isinstance(a, Elements) and name == "reshape":
+        return (Elements(a.index, a.weights, plan.shape(node.inputs[0])),)
+    if isinstance(a, Elements) and name == "linear" and "sparse" not in derived and plan.size(index) == node.shape[-1]:
+        columns = prepared.tensors["weight"].index_select(1, a.index).T
+        return ((columns * a.weights.unsqueeze(2)).view(*a.weights.shape, *plan.shape(node.inputs[0])),)
+    if name == "conv" and derived["rank"] == 2 and (isinstance(a, Windows) or a.places is not None):
+        return (_convolved(plan, index, a),)
+    return None
+
+
+def _scaled(a: Elements | Windows, factor: float) -> Elements | Windows:
+    if isinstance(a, Elements):
+        return Elements(a.index, a.weights * factor, a.shape, a.places)
+    return Windows(a.a * factor, a.places, a.extent, a.shape, a.clean)
+
+
+def _times(a: Elements | Windows, factor: Tensor) -> Elements | Windows:
+    """Coefficients times a factor ``[1, 1, *shape]`` per element."""
+    if isinstance(a, Elements):
+        return Elements(a.index, a.weights * a.pick(factor), a.shape, a.places)
+    if factor.stride()[-1] == 0 and factor.stride()[-2] == 0:
+        return Windows(a.a * factor[:, 0, :, :, :1, :1], a.places, a.extent, a.shape, a.clean)
+    return Windows(a.a * a.gather([factor])[0], a.places, a.extent, a.shape)
+
+
+def _convolved(plan: Plan, index: int, rows: Elements | Windows) -> Windows:
+    """The transposed convolution of every window, without padding: all rows alike."""
+    prepared, derived = plan.prepared[index], plan.prepared[index].derived
+    weight = prepared.tensors["weight"]
+    shape = plan.shape(plan.graph.nodes[index].inputs[0])
+    kernel = (int(weight.shape[2]), int(weight.shape[3]))
+    if isinstance(rows, Elements) and derived["groups"] == 1:
+        assert rows.places is not None
+        channel = torch.div(rows.index, rows.shape[2] * rows.shape[3], rounding_mode="floor")
+        if "by_channel" not in prepared.tensors:
+            prepared.tensors["by_channel"] = weight.permute(0, 2, 3, 1).contiguous()
+        a = prepared.tensors["by_channel"].index_select(0, channel) * rows.weights[:, :, None, None, None]
+        a = a.permute(0, 1, 4, 2, 3)
+        extent, places = rows.places.extent, rows.places
+    else:
+        windows = rows.windows() if isinstance(rows, Elements) else rows
+        extent, places = windows.extent, windows.places
+        flat = windows.a.flatten(0, 1)
+        spread = transposed_windows(prepared, flat)
+        a = spread.view(*windows.a.shape[:2], *spread.shape[1:])
+    below = extent.through(kernel, derived["strides"], derived["begin"], derived["dilations"])
+    return Windows(a, places, below, shape, False)
 
 
 def backward(
     plan: Plan,
     target: int,
-    rows: Tensor,
+    rows: Rows,
     lines: Mapping[int, Lines],
     inputs: InputBoxes,
     *,
@@ -111,6 +298,9 @@ def backward(
     trace: Trace | None = None,
     error: RoundingError | None = None,
     stop: Mapping[int, tuple[Tensor, Tensor]] | None = None,
+    extents: Mapping[int, Extent | None] | None = None,
+    reduction: Reduction | None = None,
+    sieve: Sieve | None = None,
 ) -> Tensor:
     """Lower bounds ``[domains, rows]`` of ``rows . target`` over the input boxes.
 
@@ -121,43 +311,58 @@ def backward(
     beta >= 0 (Wang et al., arXiv 2103.06624). ``trace`` receives what a gradient needs. With ``error`` (float64) the bound is
     lowered by an a-priori bound of all rounding errors, so that it holds for real arithmetic.
     ``stop`` gives boxes of values where the walk ends early (a truncated pass: looser, cheaper).
+
+    Rows of single elements (``Elements``) keep to their windows where ``extents`` says so. ``reduction`` leaves out
+    elements that contribute nothing; ``sieve`` drops rows whose sign is settled on the way.
     """
-    sweep = _Sweep(plan, lines, trace, error)
+    sweep = _Sweep(plan, lines, trace, error, extents or {}, reduction, sieve)
+    if error is not None:
+        error.reduction = reduction
     sweep.coefficients[target] = rows
     bound: Tensor | None = None
     for index in plan.order(target):
         a = sweep.coefficients.pop(index, None)
         if a is None:
             continue
+        owned = index in sweep.owned
         if multipliers is not None and index in multipliers:
             signed, constant = multipliers[index]
-            a = a - signed
+            a, owned = (a if isinstance(a, Tensor) else a.dense()) - signed, True
             sweep.add_offset(constant)
             if error is not None:
                 error.accumulated(index, a)
         box = inputs.get(index) if stop is None else stop.get(index, inputs.get(index))
         if box is not None:
             if trace is not None:
-                trace.inputs[index] = a
+                trace.inputs[index] = a if isinstance(a, Tensor) else a.dense()
             if error is not None:
                 error.concretised(index, a, box)
             term = _concretise(a, box)
             bound = term if bound is None else bound + term
         elif plan.linear[index]:
-            sweep.linear(index, a)
+            sweep.linear(index, a, owned)
         else:
-            sweep.relaxed(index, a)
+            sweep.relaxed(index, a, owned)
+    if sieve is not None and sieve.rows.numel() == 0:
+        return sieve.best
     offset = sweep.offset
     if trace is not None:
         trace.offset = offset
     if bound is None:
-        bound = offset if offset is not None else rows.new_zeros(rows.shape[:2])
+        assert offset is not None or isinstance(rows, Tensor)
+        bound = offset if offset is not None else rows.new_zeros(rows.shape[:2])  # type: ignore[union-attr]
     elif offset is not None:
         bound = bound + offset
-    return bound if error is None else error.lowered(bound)
+    bound = bound if error is None else error.lowered(bound)
+    return bound if sieve is None else sieve.merged(bound)
 
 
-def _concretise(a: Tensor, box: tuple[Tensor, Tensor]) -> Tensor:
+def _concretise(a: Rows, box: tuple[Tensor, Tensor]) -> Tensor:
     """Minimum of ``a . x`` over the box, from the ends themselves (no midpoint: no cancellation)."""
-    lower, upper = box
-    return dot(a.clamp(min=0), lower.unsqueeze(1)) + dot(a.clamp(max=0), upper.unsqueeze(1))
+    lower, upper = box[0].unsqueeze(1), box[1].unsqueeze(1)
+    if isinstance(a, Elements):
+        return a.weights.clamp(min=0) * a.pick(lower) + a.weights.clamp(max=0) * a.pick(upper)
+    if isinstance(a, Windows):
+        positive, negative = (Windows(part, a.places, a.extent, a.shape, False) for part in (a.a.clamp(min=0), a.a.clamp(max=0)))
+        return positive.dot(lower) + negative.dot(upper)
+    return dot(a.clamp(min=0), lower) + dot(a.clamp(max=0), upper)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from provenn.bounds.ops import relaxation
 from provenn.bounds.ops._operator import Multivariate, Univariate
+from provenn.bounds.propagate.coefficients import channels_last
 from provenn.bounds.propagate.plan import Plan
 
 # Operators whose lower lines all have offset 0: any slope between the two pieces goes through the break point.
@@ -55,6 +57,29 @@ class Lines:
     upper_offset: Tensor | None
     window: Window | None = None
     positive_upper_offset: bool = False
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """Upper less lower slope of the only operand."""
+        return self.upper_slopes[0] - self.lower_slopes[0]
+
+    @cached_property
+    def spread_offset(self) -> Tensor | None:
+        """Upper less lower offset."""
+        if self.lower_offset is None or self.upper_offset is None:
+            return self.upper_offset if self.lower_offset is None else -self.lower_offset
+        return self.upper_offset - self.lower_offset
+
+    def channels_last(self) -> Lines:
+        """The same lines of an image, stored with channels next to each other as coefficients are."""
+        move = lambda t: None if t is None else channels_last(t)  # noqa: E731
+        return replace(
+            self,
+            lower_slopes=tuple(channels_last(t) for t in self.lower_slopes),
+            lower_offset=move(self.lower_offset),
+            upper_slopes=tuple(channels_last(t) for t in self.upper_slopes),
+            upper_offset=move(self.upper_offset),
+        )
 
     def reach(self, plan: Plan, index: int, value: Mapping[int, Tensor]) -> Tensor:
         """Bound of ``|slope| |x| + |offset|`` over both lines and the box, ``[1|domains, 1|rows, *shape]``."""

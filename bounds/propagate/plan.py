@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 
 from provenn.bounds.graph._graph import Graph
 from provenn.bounds.ops import OPS, prepare
 from provenn.bounds.ops._operator import LinearOperator, Multivariate, Operator, Prepared, Univariate
+
+if TYPE_CHECKING:
+    from provenn.bounds.propagate.extent import Extent
 
 
 @dataclass(eq=False)
@@ -34,6 +38,7 @@ class Plan:
             prepare(node, tuple(nodes[i].shape for i in node.inputs), self.dtype, self.device) for node in nodes
         ]
         self._orders: dict[int, tuple[int, ...]] = {}
+        self._extents: dict[int, dict[int, Extent | None]] = {}
 
     @cached_property
     def offsets(self) -> list[torch.Tensor | None]:
@@ -52,6 +57,26 @@ class Plan:
     def linear(self) -> list[bool]:
         """Whether a node is an affine map of its operands (inputs and constants count)."""
         return [isinstance(op, LinearOperator) for op in self.operators]
+
+    @cached_property
+    def additions(self) -> int:
+        """At least how often an offset is added to others in one backward pass, and a few roundings more."""
+        return len(self.graph.nodes) + 8
+
+    @cached_property
+    def reducible(self) -> frozenset[int]:
+        """Elementwise nodes whose dead elements can be left out of the matrices around them."""
+        from provenn.bounds.propagate.reduction import reducible
+
+        return reducible(self)
+
+    def extents(self, target: int) -> dict[int, Extent | None]:
+        """The windows that rows of single elements of the target read (see extent.py)."""
+        from provenn.bounds.propagate.extent import extents
+
+        if target not in self._extents:
+            self._extents[target] = extents(self, target)
+        return self._extents[target]
 
     @cached_property
     def relaxed(self) -> tuple[int, ...]:

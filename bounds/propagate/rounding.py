@@ -12,8 +12,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate.coefficients import Elements, Rows, Windows
 from provenn.bounds.propagate.lines import Lines
 from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.reduction import Reduction
 
 
 def gamma(count: float, dtype: torch.dtype) -> float:
@@ -31,9 +33,13 @@ class Magnitudes:
 
     def __init__(self, plan: Plan, intervals: dict[int, tuple[Tensor, Tensor]]):
         """``intervals`` holds a sound box ``[domains, *shape]`` of every value."""
+        self.plan = plan
         self.value: dict[int, Tensor] = {}
         self.reach: dict[int, Tensor] = {}
+        self._weight: dict[int, Tensor] = {}
         for index, node in enumerate(plan.graph.nodes):
+            if index not in intervals:
+                break  # the rest was not wanted
             lower, upper = intervals[index]
             box = torch.maximum(lower.abs(), upper.abs()).amax(0)
             self.value[index] = self.reach[index] = box
@@ -42,6 +48,14 @@ class Magnitudes:
                 operator, prepared = plan.operators[index], plan.prepared[index]
                 self.reach[index] = torch.maximum(operator.magnitude(prepared, *operands)[0], box)  # type: ignore[attr-defined]
 
+    def weight(self, index: int) -> Tensor:
+        """What |coefficients| on linear node ``index`` are multiplied by to bound the error of its transpose."""
+        if index not in self._weight:
+            operator, prepared = self.plan.operators[index], self.plan.prepared[index]
+            count = operator.length(prepared) + self.plan.size(index) + self.plan.additions  # type: ignore[attr-defined]
+            self._weight[index] = self.reach[index] * gamma(count, self.plan.dtype)
+        return self._weight[index]
+
 
 class RoundingError:
     """Accumulates the error bound of one backward pass; see the module's text."""
@@ -49,20 +63,32 @@ class RoundingError:
     def __init__(self, plan: Plan, magnitudes: Magnitudes):
         self.plan, self.magnitudes = plan, magnitudes
         self.total: Tensor | None = None
+        self.reduction: Reduction | None = None
         self.unit = torch.finfo(plan.dtype).eps / 2
 
-    def _add(self, a: Tensor, weight: Tensor) -> None:
+    def _add(self, a: Rows, weight: Tensor) -> None:
         """``total += |a| . weight`` for weight ``[*shape]`` or ``[domains, 1|rows, *shape]``."""
+        self._accumulate(self._product(a, weight))
+
+    def _product(self, a: Rows, weight: Tensor) -> Tensor:
         from provenn.bounds.propagate.backward import dot
 
-        if weight.dim() == a.dim() - 2:
+        rank = a.dim() if isinstance(a, Tensor) else 2 + len(a.shape)
+        if weight.dim() == rank - 2:
             weight = weight[None, None]
-        self._accumulate(dot(a.abs(), weight))
+        if isinstance(a, Elements):
+            return a.weights.abs() * a.pick(weight)
+        if isinstance(a, Windows):  # the largest weight of each channel saves gathering
+            sums = a.cleaned().a.abs().sum((3, 4))
+            return torch.matmul(sums, weight.amax((-1, -2))[:, 0, 0].unsqueeze(-1)).squeeze(-1)
+        return dot(a.abs(), weight)
 
-    def linear(self, index: int, a: Tensor) -> None:
-        operator, prepared = self.plan.operators[index], self.plan.prepared[index]
-        count = operator.length(prepared) + self.plan.size(index) + 8  # type: ignore[attr-defined]
-        self._add(a, self.magnitudes.reach[index] * gamma(count, self.plan.dtype))
+    def _cut(self, index: int, weight: Tensor) -> Tensor:
+        return weight if self.reduction is None else self.reduction.cut(index, weight)
+
+    def linear(self, index: int, a: Rows) -> None:
+        weight = self.magnitudes.weight(index)
+        self._add(a, weight if isinstance(a, Elements) else self._cut(index, weight))
 
     def relaxed(self, index: int, positive: Tensor, negative: Tensor, lines: Lines, terms: list[Tensor]) -> None:
         """Error of ``terms``, the offsets a relaxed node just contributed.
@@ -70,7 +96,7 @@ class RoundingError:
         The products with the slopes round once each; ``linear`` and ``concretised`` count that at the operand. A sum of
         terms of one sign errs by ``gamma_n`` times itself; otherwise the sum of magnitudes is made.
         """
-        factor = gamma(self.plan.size(index) + 8, self.plan.dtype)
+        factor = self._factor(index)
         if lines.lower_offset is None and lines.positive_upper_offset:
             for term in terms:
                 self._accumulate(term.abs() * (2 * factor))
@@ -81,20 +107,39 @@ class RoundingError:
         if lines.window is not None:  # a scatter sums as many terms as windows overlap
             self._add(positive - negative, lines.reach(self.plan, index, self.magnitudes.value) * factor)
 
+    def relaxed_apart(self, index: int, a: Elements | Windows, lines: Lines) -> None:
+        """The same for elements and windows: ``a kl + min(a,0) (ku - kl)`` errs by at most 4 roundings of ``|a| (|kl| + |ku|)``."""
+        self._add(a, lines.reach(self.plan, index, self.magnitudes.value) * (8 * self._factor(index)))
+
+    def _factor(self, index: int) -> float:
+        return gamma(self.plan.size(index) + self.plan.additions, self.plan.dtype)
+
     def _accumulate(self, term: Tensor) -> None:
         self.total = term if self.total is None else self.total + term
 
-    def accumulated(self, value: int, a: Tensor) -> None:
-        self._add(a, self.magnitudes.reach[value] * (4 * self.unit))
+    def accumulated(self, value: int, a: Rows) -> None:
+        self._add(a, self._cut(value, self.magnitudes.reach[value] * (4 * self.unit)))
 
-    def concretised(self, value: int, a: Tensor, box: tuple[Tensor, Tensor]) -> None:
+    def concretised(self, value: int, a: Rows, box: tuple[Tensor, Tensor]) -> None:
         reach = torch.maximum(box[0].abs(), box[1].abs()).unsqueeze(1)
-        self._add(a, reach * gamma(self.plan.size(value) + 8, self.plan.dtype))
+        self._add(a, reach * self._factor(value))
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all but some rows."""
+        if self.total is not None:
+            self.total = self.total[:, rows]
+
+    def partial(self, index: int, a: Tensor, bound: Tensor) -> Tensor:
+        """A bound that stops at the box of node ``index``, less the error so far and that of the last products."""
+        reach = self._cut(index, self.magnitudes.value[index])
+        last = self._product(a, reach * (4 * self._factor(index)))
+        return self._less(bound, last if self.total is None else self.total + last)
 
     def lowered(self, bound: Tensor) -> Tensor:
         """The bound less the error; the last terms cover the sums of offsets and of the error itself."""
-        if self.total is None:
-            return bound
-        error = self.total * (1 + 1e-6) + bound.abs() * (8 * self.unit) + 1e-290
+        return bound if self.total is None else self._less(bound, self.total)
+
+    def _less(self, bound: Tensor, total: Tensor) -> Tensor:
+        error = total * (1 + 1e-6) + bound.abs() * (8 * self.unit) + 1e-290
         result = bound - error
         return torch.where(torch.isfinite(result), result, torch.full_like(result, -torch.inf))

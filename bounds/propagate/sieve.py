@@ -1,0 +1,63 @@
+"""Rows whose question is answered half-way: a bound that is positive already needs no further steps.
+
+At a cut of the graph (one value carries all coefficients) the value's known box gives a valid bound. Where that is >= 0 in
+every domain the sign of the element is settled, and for an operator that is linear on either side of 0 nothing more is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.propagate.rounding import RoundingError
+
+# Rows are only dropped when at least this share of them goes: the rest has to be copied.
+SHARE = 0.2
+# Coefficients of a pass below which testing costs more than it saves.
+WORTH = 1 << 16
+
+
+class Sieve:
+    """Best bounds so far of ``count`` rows; ``rows`` are those still on their way."""
+
+    def __init__(self, boxes: Mapping[int, tuple[Tensor, Tensor]], domains: int, count: int, like: Tensor):
+        """``boxes`` are the boxes ``[1|domains, *shape]`` of the outputs of relaxed nodes where rows are tested."""
+        self.boxes = boxes
+        self.best = torch.full((domains, count), -torch.inf, dtype=like.dtype, device=like.device)
+        self.rows = torch.arange(count, device=like.device)
+
+    def test(
+        self,
+        index: int,
+        a: Tensor,
+        negative: Tensor,
+        offset: Tensor | None,
+        error: RoundingError | None,
+        dot: Callable[[Tensor, Tensor], Tensor],
+    ) -> Tensor | None:
+        """The rows to keep (positions among those on their way), or None to keep all."""
+        box = self.boxes.get(index)
+        if box is None or a.numel() < WORTH:
+            return None
+        lower, upper = (end.unsqueeze(1) for end in box)
+        bound = dot(a, lower) + dot(negative, upper - lower)
+        if offset is not None:
+            bound = bound + offset
+        if error is not None:
+            bound = error.partial(index, a, bound)
+        open_ = (bound < 0).any(0) | bound.isnan().any(0)
+        count = int(open_.sum())
+        if count > (1 - SHARE) * a.shape[1]:
+            return None
+        settled = (~open_).nonzero().squeeze(1)
+        self.best[:, self.rows[settled]] = bound[:, settled].expand(self.best.shape[0], -1)
+        keep = open_.nonzero().squeeze(1)
+        self.rows = self.rows[keep]
+        return keep
+
+    def merged(self, bound: Tensor) -> Tensor:
+        """The bounds of all rows, given those of the rows that went all the way."""
+        self.best[:, self.rows] = bound
+        return self.best
