@@ -16,8 +16,8 @@ from provenn.bounds.graph import evaluate, read_onnx
 from provenn.errors import InputError
 from provenn.specs import ClauseBatch, Query, read_query
 from provenn.verifier.attack import attack
+from provenn.verifier.exact import Programs, input_leaves, neuron_leaves
 from provenn.verifier.fixed import Fixed
-from provenn.verifier.leaf import Leaves, fixed_domains
 from provenn.verifier.pool import Fields
 from provenn.verifier.options import Options
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
@@ -25,7 +25,7 @@ from provenn.verifier.rebound import Rebound
 from provenn.verifier.replay import Replay
 from provenn.verifier.result import Result, Witness
 from provenn.verifier.root import Facts, outputs_bound, root_facts
-from provenn.verifier.search import Bounder, Search
+from provenn.verifier.search import Search
 
 CLAUSES_AT_ONCE = 4096
 # Seconds of the attack that follows the root bound, and the share of the search that later ones may take.
@@ -33,6 +33,8 @@ FIRST_ATTACK = 0.5
 ATTACK_SHARE = 0.1
 # Seconds of the first slice of a race between input and neuron splits.
 RACE_SECONDS = 2.0
+# Unstable elements up to which whole trees of linear programs are tried.
+PROGRAM_ELEMENTS = 1000
 # Seconds kept back for writing the answer.
 RESERVE = 0.3
 
@@ -270,11 +272,13 @@ def _input_roots(run: _Run, bounder: Rebound, clauses: Clauses, numbers: Tensor)
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
 
-def _search(run: _Run, bounder: Bounder, clauses: Clauses, numbers: Tensor, start: Fields | None, batch: int = 0) -> Search:
+def _search(run: _Run, bounder: Fixed | Rebound, clauses: Clauses, numbers: Tensor, start: Fields | None, batch: int = 0) -> Search:
+    leaves = neuron_leaves(bounder) if isinstance(bounder, Fixed) else input_leaves(bounder)
     return Search(
         bounder,
         batch=batch or run.options.batch,
         check=_checker(run, clauses, numbers),
+        leaf=(lambda fields: leaves(fields, run.deadline)) if run.options.exact_leaves else None,
         interlude=_interlude(run, clauses, numbers),
         progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
         start=start,
@@ -310,30 +314,45 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
         return "refuted"
     bounder = Fixed(run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates)
     run.say(f"neuron splits over {bounder.columns.total} unstable elements")
-    neurons = _search(run, bounder, clauses, numbers, None, max(8, run.options.batch // 8))
-    if inputs is None:
-        return _account(run, neurons, neurons.run(run.deadline))
-    return _race(run, inputs, neurons)
+    searches: list[Search | Programs] = [_search(run, bounder, clauses, numbers, None, max(8, run.options.batch // 8))]
+    if inputs is not None:
+        searches.insert(0, inputs)
+    if run.options.exact_leaves and bounder.columns.total <= PROGRAM_ELEMENTS:
+        searches.append(Programs(
+            run.problem, clauses, facts, check=_checker(run, clauses, numbers),
+            progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
+        ))  # fmt: skip
+    return _race(run, searches)
 
 
-def _race(run: _Run, inputs: Search, neurons: Search) -> str:
+def _race(run: _Run, searches: list[Search | Programs]) -> str:
     """Give each slice to the search that is expected to end first, judged by the share of its tree that is left."""
     slices = RACE_SECONDS
-    ended = neurons.run(min(run.deadline, time.monotonic() + slices))
-    while ended == "timeout" and not run.late():
-        first = min((inputs, neurons), key=_seconds_left)
-        slices = min(1.5 * slices, 10.0)
-        run.say(f"{first.bounder.name} lead: {100 * inputs.remaining():.3g} % of the input tree left after "
-                f"{inputs.seconds:.1f} s, {100 * neurons.remaining():.3g} % of the neuron tree after {neurons.seconds:.1f} s")
-        ended = first.run(min(run.deadline, time.monotonic() + slices))
-        if ended == "stuck" and first is neurons:  # a leaf that neurons cannot settle may still yield to inputs
-            return _account(run, inputs, inputs.run(run.deadline))
-    last = min((inputs, neurons), key=lambda s: s.remaining())
-    run.count("domains", (inputs if last is neurons else neurons).domains)
+    running = list(searches)
+    while True:
+        fresh = [s for s in running if not s.seconds]
+        chosen = fresh[0] if fresh else min(running, key=_seconds_left)
+        if not fresh and len(running) > 1:
+            slices = min(1.5 * slices, 10.0)
+            run.say(f"{chosen.bounder.name} lead; left: " + ", ".join(
+                f"{100 * s.remaining():.3g} % of the tree of {s.bounder.name} after {s.seconds:.1f} s" for s in running))
+        until = run.deadline if len(running) == 1 else min(run.deadline, time.monotonic() + slices)
+        ended = chosen.run(until)
+        if ended == "stuck" and len(running) > 1:  # a leaf that one search cannot settle may still yield to another
+            running.remove(chosen)
+            continue
+        if ended != "timeout" or run.late():
+            break
+    last = chosen if ended != "timeout" else min(running, key=lambda s: s.remaining())
+    for other in searches:
+        if other is not last:
+            run.count("domains", other.domains)
+        if isinstance(other, Programs):
+            run.count("programs", other.domains)
     return _account(run, last, ended)
 
 
-def _seconds_left(search: Search) -> float:
+def _seconds_left(search: Search | Programs) -> float:
     """Extrapolated linearly from the share of the tree that is done."""
     left = search.remaining()
     return search.seconds * left / max(1e-12, 1.0 - left)
@@ -362,7 +381,7 @@ def _root(
     return clauses, numbers, starts, facts
 
 
-def _account(run: _Run, search: Search, ended: str) -> str:
+def _account(run: _Run, search: Search | Programs, ended: str) -> str:
     run.count("domains", search.domains)
     run.count("rounds", search.rounds)
     run.bound = search.bound()

@@ -12,11 +12,12 @@ import heapq
 import itertools
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from provenn.bounds.graph import evaluate
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.ops.relaxation import open_end
 from provenn.bounds.propagate.backward import backward
@@ -24,49 +25,57 @@ from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines, relax
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError, gamma
-from provenn.verifier.fixed import Fixed
-from provenn.verifier.pool import Fields
-from provenn.verifier.program import Domain, Program, Solution
+from provenn.verifier.program import Cut, Cuts, Domain, Ends, Place, Program, Solution, TooLarge
+
+# Points that violate in float64 before a tree gives up: each is tried on the network itself.
+VIOLATIONS = 64
 
 
-@dataclass
-class Decision:
-    """``refuted``; or open, with the lowest proven margin of what is left and the points that may violate."""
-
-    refuted: bool
-    margin: float
-    points: list[Tensor] = field(default_factory=list)
-    programs: int = 0
-    late: bool = False
-
-
-def proven_margin(plan: Plan, output: int, domain: Domain, found: Solution, magnitudes: Magnitudes) -> float:
+def proven_margin(
+    plan: Plan, output: int, domain: Domain, cuts: Cuts, found: Solution, magnitudes: Magnitudes
+) -> float:
     """The float64 bound of the clause's combined rows with the program's duals, less every rounding error.
 
-    A positive number refutes the domain: ``sum_r w_r (row_r y - threshold_r) > 0`` on it, or, with no
-    weight at all, its constraints exclude each other.
+    A positive number refutes the domain: ``sum_r w_r (row_r y - threshold_r) > 0`` on it or, with no
+    weight at all, its constraints exclude each other. -inf where the duals prove nothing.
     """
-    weights = found.weights.clamp(min=0.0)
+    weights = torch.from_numpy(np.maximum(found.weights, 0.0)).to(plan.device)
+    if not found.empty and not bool((weights > 0).any()):
+        return -float("inf")
     if found.empty:
         weights = torch.zeros_like(weights)
-    elif not bool((weights > 0).any()):
-        return -float("inf")
-    row = weights @ domain.rows
-    threshold = float(weights @ domain.threshold)
-    unit = gamma(len(weights) + 4, torch.float64)
-    # One row with weight 1 is exact; the sum of several rounds.
-    slack = float((weights @ domain.rows.abs()) @ magnitudes.value[output].flatten()) * unit
-    slack += float(weights @ domain.threshold.abs()) * unit
+    row, threshold = weights @ domain.rows, float(weights @ domain.threshold)
+    # The sum of several rows rounds.
+    slack = float(
+        (weights @ domain.rows.abs()) @ magnitudes.value[output].flatten() + weights @ domain.threshold.abs()
+    )
+    slack *= gamma(len(weights) + 4, torch.float64)
+    boxes = cut_boxes(domain.boxes, cuts)
     lines: dict[int, Lines] = {}
     for index in plan.relaxed_below(output):
-        lines[index] = relax(plan, index, domain.boxes, found.slopes.get(index))
-    multipliers = {}
-    for value, signed in found.multipliers.items():
-        lower, upper = domain.closed[value]
-        ends = torch.where(signed > 0, lower.unsqueeze(1), torch.where(signed < 0, upper.unsqueeze(1), 0.0))
-        terms = (signed * ends).flatten(2)
-        multipliers[value] = (signed, terms.sum(-1))
-        slack += float(terms.abs().sum()) * gamma(terms.shape[-1] + 8, torch.float64)
+        base = relax(plan, index, boxes)
+        if index in found.slopes:
+            elements, lower, upper = found.slopes[index]
+            slopes = [
+                k[0].expand(1, 1, *plan.shape(index)).clone() for k in (base.lower_slopes, base.upper_slopes)
+            ]
+            for slope, given in zip(slopes, (lower, upper), strict=True):
+                slope.view(-1)[torch.from_numpy(elements)] = torch.from_numpy(given).to(slope)
+            base = relax(plan, index, boxes, (slopes[0], slopes[1]))
+        lines[index] = base
+    multipliers: dict[int, tuple[Tensor, Tensor]] = {}
+    for (value, element), multiplier in found.multipliers.items():
+        if multiplier == 0:
+            continue
+        ends = _closed(domain, cuts, (value, element))
+        signed, constant = multipliers.get(value) or (
+            torch.zeros(1, 1, *plan.shape(value), dtype=torch.float64, device=plan.device),
+            torch.zeros(1, 1, dtype=torch.float64, device=plan.device),
+        )
+        term = multiplier * (ends[0] if multiplier > 0 else ends[1])
+        signed.view(-1)[element] = multiplier
+        multipliers[value] = signed, constant + term
+        slack += abs(term) * gamma(len(found.multipliers) + 8, torch.float64)
     bound = backward(
         plan,
         output,
@@ -76,219 +85,207 @@ def proven_margin(plan: Plan, output: int, domain: Domain, found: Solution, magn
         multipliers=multipliers,
         error=RoundingError(plan, magnitudes),
     )
-    margin = float(bound) - threshold
+    value = float(bound)
     # The subtraction rounds once, the slack a few times.
-    return margin - abs(margin) * 1e-15 - slack * 1.000001 if margin == margin else -float("inf")
+    margin = value - threshold - (abs(value) + abs(threshold)) * 1e-15 - slack * 1.000001
+    return margin if margin == margin else -float("inf")
 
 
-class Leaves:
-    """Decides domains of one network one after the other."""
+def _closed(domain: Domain, cuts: Cuts, place: Place) -> Ends:
+    """The closed ends of an element."""
+    if place in cuts:
+        return cuts[place].closed
+    if place in domain.split:
+        return domain.split[place]
+    lower, upper = (float(b.reshape(-1)[place[1]]) for b in domain.boxes[place[0]])
+    return lower, upper
 
-    def __init__(self, plan: Plan, output: int, magnitudes: Magnitudes):
-        self.plan, self.output, self.magnitudes = plan, output, magnitudes
-        self.programs = self.unproven = 0
 
-    def __call__(self, domains: list[Domain], deadline: float) -> tuple[Tensor, Tensor, Tensor]:
-        """Decide domains: (refuted ``[n]``, candidates ``[k, inputs]``, which domain each belongs to ``[k]``)."""
-        refuted, points, owner = [], [], []
-        for number, domain in enumerate(domains):
-            found = self.decide(domain, deadline)
-            refuted.append(found.refuted)
-            points += found.points[-4:]
-            owner += [number] * len(found.points[-4:])
-        device = self.plan.device
-        size = sum(self.plan.size(i) for i in self.plan.graph.inputs)
-        stacked = torch.stack(points) if points else torch.zeros(0, size, dtype=torch.float64, device=device)
-        return (
-            torch.tensor(refuted, dtype=torch.bool, device=device),
-            stacked,
-            torch.tensor(owner, device=device, dtype=torch.int64),
-        )
+def cut_boxes(boxes: Mapping[int, Box], cuts: Cuts) -> dict[int, Box]:
+    """The boxes with the elements of the cuts replaced."""
+    result: dict[int, Box] = dict(boxes)
+    for value in {v for v, _ in cuts}:
+        result[value] = boxes[value][0].clone(), boxes[value][1].clone()
+    for (value, element), cut in cuts.items():
+        for side, end in zip(result[value], cut.box, strict=True):
+            side.view(-1)[element] = end
+    return result
 
-    def decide(self, domain: Domain, deadline: float, budget: int = 1 << 30) -> Decision:
-        """Refute a domain or find candidates; gives up at ``deadline`` (time.monotonic()) or after ``budget`` programs."""
-        ticket = itertools.count()
-        open_ = [(-float("inf"), next(ticket), domain)]
-        used, stuck, points = 0, float("inf"), []
-        while open_:
-            if used >= budget or time.monotonic() > deadline:
-                return Decision(False, min(stuck, open_[0][0]), points, used, True)
-            _, _, node = heapq.heappop(open_)
-            found = Program(self.plan, self.output, node).solve()
-            used += 1
-            self.programs += 1
-            if found is None:
-                return Decision(False, -float("inf"), points, used)
-            margin = proven_margin(self.plan, self.output, node, found, self.magnitudes)
-            if margin > 0:
-                continue
-            place = self._worst(node, found)
-            if place is None:
-                self.unproven += 1
-                stuck = min(stuck, margin)
-                points.append(found.point)
-                return Decision(False, stuck, points, used)
-            points.append(found.point)
-            if self._violates(node, found.point):
-                return Decision(False, margin, points[-1:], used)
-            for child in self._children(node, *place):
-                heapq.heappush(open_, (found.margin, next(ticket), child))
-        return Decision(not stuck < float("inf"), stuck, points, used)
 
-    def _violates(self, node: Domain, point: Tensor) -> bool:
-        """Whether the network itself violates the clause at a point of the domain."""
-        from provenn.bounds.graph import evaluate
+class Tree:
+    """Decides one domain by programs; ``run`` may be called again after a pause.
 
+    ``ending`` is None while nodes are open, then ``refuted``, ``violated`` (points violate in float64, which a replay
+    in another type may not repeat) or ``stuck``: a node with nothing left to split whose margin floating point
+    cannot settle, or that HiGHS cannot answer. ``points`` are candidates, the latest last.
+    """
+
+    def __init__(self, plan: Plan, output: int, magnitudes: Magnitudes, domain: Domain):
+        self.plan, self.output, self.magnitudes, self.domain = plan, output, magnitudes, domain
+        self.ending: str | None = None
+        self.violations = 0
+        self.points: list[Tensor] = []
+        self.margin = -float("inf")
+        self.programs = 0
+        self._ticket = itertools.count()
+        self._open: list[tuple[float, int, dict[Place, Cut], object, float]] = [
+            (-float("inf"), next(self._ticket), {}, None, 1.0)
+        ]
+        self._program: Program | None = None
+
+    @property
+    def remaining(self) -> float:
+        """The share of the tree that is open: the children of a node share its part."""
+        return 0.0 if self.ending == "refuted" else sum(node[-1] for node in self._open)
+
+    def run(self, until: float) -> str | None:
+        """Work until ``until`` (time.monotonic()) or the end; at least one program is solved."""
+        try:
+            if self._program is None:
+                self._program = Program(self.plan, self.output, self.domain)
+        except TooLarge:
+            self.ending = "stuck"
+        while self.ending is None:
+            self._step(self._program)  # type: ignore[arg-type]
+            if time.monotonic() > until:
+                break
+        return self.ending
+
+    def _step(self, program: Program) -> None:
+        if not self._open:
+            self.ending = "violated" if self.violations else "refuted"
+            return
+        _, _, cuts, basis, share = heapq.heappop(self._open)
+        found = program.solve(cuts, basis)
+        self.programs += 1
+        if found is None:
+            self.ending = "stuck"
+            return
+        if found.empty or found.margin > 0:
+            proven = proven_margin(self.plan, self.output, self.domain, cuts, found, self.magnitudes)
+            if proven > 0:
+                return
+        else:
+            self.points.append(found.point)
+            self.violations += self._violates(found.point)
+            if self.violations == VIOLATIONS:
+                self.ending, self.margin = "violated", found.margin
+                return
+        place = self._worst(cuts, found)
+        if place is None:
+            if not self.violations:
+                self.ending, self.margin = "stuck", found.margin
+            return
+        children = self._children(cuts, *place)
+        for child in children:
+            node = (found.margin, next(self._ticket), child, found.basis, share / len(children))
+            heapq.heappush(self._open, node)
+        self.margin = self._open[0][0]
+
+    def _violates(self, point: Tensor) -> bool:
+        """Whether the network itself violates the clause at a point."""
         shaped, start = [], 0
-        for index in node.inputs:
+        for index in self.plan.graph.inputs:
             size = self.plan.size(index)
             shaped.append(point[start : start + size].view(1, *self.plan.shape(index)))
             start += size
         y = evaluate(self.plan.graph, shaped, dtype=torch.float64, device=self.plan.device)[0].flatten()
-        return bool((node.rows @ y <= node.threshold).all())
+        return bool((self.domain.rows @ y <= self.domain.threshold).all())
 
-    def _worst(self, node: Domain, found: Solution) -> tuple[int, int, float] | None:
-        """(value, element, place) to split: the largest gap between variable and function at the optimum."""
+    # -- splitting -------------------------------------------------------------------------------------
+
+    def _worst(self, cuts: Cuts, found: Solution) -> tuple[int, int, float] | None:
+        """(value, element, operand) to split: the largest gap between variable and function at the optimum."""
         best: tuple[float, int, int, float] | None = None
         for index, elements, gap, z in found.gaps:
             operand = self.plan.graph.nodes[index].inputs[0]
-            lower, upper = (b.flatten()[elements] for b in node.boxes[operand])
-            inside = self._inside(index, lower, upper, elements)
-            score = torch.where(inside, gap, -1.0)
-            # An element that bounds cannot improve is still worth a split while nothing else is left.
-            at = int(score.argmax())
-            if float(score[at]) >= 0 and (best is None or float(score[at]) > best[0]):
-                best = (float(score[at]), operand, int(elements[at]), float(z[at]))
+            order = np.argsort(-gap, kind="stable")
+            for j in order:
+                if best is not None and gap[j] <= best[0]:
+                    break
+                if self._splits(cuts, operand, int(elements[j]), float(z[j])):
+                    best = (float(gap[j]), operand, int(elements[j]), float(z[j]))
+                    break
         return None if best is None else best[1:]
 
-    def _inside(self, index: int, lower: Tensor, upper: Tensor, elements: Tensor) -> Tensor:
-        """Elements that a split makes better: a break point inside, or (smooth, stepped) any width."""
-        result = torch.zeros_like(lower, dtype=torch.bool)
-        for point in self._points(index, elements):
-            result |= (lower < point) & (upper > point)
-        operator = self.plan.operators[index]
-        if not operator.piecewise_linear or operator.name in STEPPED:
-            result |= upper - lower > 1e-9 * torch.maximum(lower.abs(), upper.abs()).clamp(min=1e-9)
-        elif operator.name in JUMPING:
-            result |= ((lower == 0) | (upper == 0)) & (upper > lower)
-        return result
-
-    def _points(self, index: int, elements: Tensor) -> list[Tensor]:
-        shape = self.plan.shape(index)
-        found = self.plan.operators[index].breakpoints(self.plan.prepared[index])
-        kind = {"dtype": torch.float64, "device": self.plan.device}
-        return [torch.as_tensor(p, **kind).expand(shape).flatten()[elements] for p in found]
-
-    def _children(self, node: Domain, value: int, element: int, place: float) -> list[Domain]:
-        lower, upper = (float(b.flatten()[element]) for b in node.boxes[value])
-        pieces: list[tuple[Box, Box]] | None = None
-        point, jump = place, None
+    def _splits(self, cuts: Cuts, value: int, element: int, at: float) -> list[tuple[Ends, Ends]]:
+        """The pieces of an element that relaxations read better than the whole; none if there are no such."""
+        if (value, element) in cuts:
+            lower, upper = cuts[value, element].box
+        else:
+            lower, upper = (float(b.view(-1)[element]) for b in self.domain.boxes[value])
+        points, jump, smooth = [], None, False
         for index in self.plan.consumers[value]:
             operator = self.plan.operators[index]
             if not isinstance(operator, Univariate):
                 continue
-            where = torch.tensor([element], device=self.plan.device)
-            inside = [float(p) for p in self._points(index, where) if lower < float(p) < upper]
-            if operator.name in JUMPING and lower <= 0 <= upper:
-                point, jump = 0.0, operator.name
-            elif operator.name in STEPPED:
-                steps = STEPPED[operator.name](place, lower, upper)
-                if steps is not None:
-                    point, jump = steps, operator.name
-            elif inside and jump is None:
-                point = min(inside, key=lambda p: abs(p - place))
-        if jump is None and not lower < point < upper:
-            point = lower + 0.5 * (upper - lower)
-        pieces = split_at(lower, upper, point, jump)
-        return [self._child(node, value, element, box, closed) for box, closed in pieces]
+            if operator.name in JUMPS:
+                jump = JUMPS[operator.name](at, lower, upper) if jump is None else jump
+            elif operator.piecewise_linear:
+                points += [p for p in self._breakpoints(index, element) if lower < p < upper]
+            else:
+                smooth = True
+        if jump is not None:
+            return jump_pieces(lower, upper, jump)
+        if points:
+            point = min(points, key=lambda p: abs(p - at))
+        elif smooth and upper - lower > 1e-9 * max(abs(lower), abs(upper), 1e-9):
+            point = min(max(at, 0.8 * lower + 0.2 * upper), 0.2 * lower + 0.8 * upper)
+        else:
+            return []
+        return [((lower, point), (lower, point)), ((point, upper), (point, upper))]
 
-    def _child(self, node: Domain, value: int, element: int, box: Ends, closed: Ends) -> Domain:
-        boxes, hulls, split = dict(node.boxes), dict(node.closed), dict(node.split)
-        boxes[value] = _with(boxes[value], element, box)
-        hulls[value] = _with(hulls[value], element, closed)
-        known = split.get(value, torch.zeros(0, dtype=torch.int64, device=self.plan.device))
-        split[value] = torch.cat([known, known.new_tensor([element])]).unique()
-        return replace(node, boxes=boxes, closed=hulls, split=split)
+    def _breakpoints(self, index: int, element: int) -> list[float]:
+        shape = self.plan.shape(index)
+        found = self.plan.operators[index].breakpoints(self.plan.prepared[index])  # type: ignore[attr-defined]
+        return [float(torch.as_tensor(p).expand(shape).flatten()[element]) for p in found]
+
+    def _children(
+        self, cuts: dict[Place, Cut], value: int, element: int, at: float
+    ) -> list[dict[Place, Cut]]:
+        old = cuts.get((value, element))
+        pieces = self._splits(cuts, value, element, at)
+        result = []
+        for box, closed in pieces:
+            if old is not None:  # the closed hull keeps the ends that an earlier jump left out
+                closed = (
+                    old.closed[0] if box[0] == old.box[0] else closed[0],
+                    old.closed[1] if box[1] == old.box[1] else closed[1],
+                )
+            result.append({**cuts, (value, element): Cut(box, closed)})
+        return result
 
 
-Ends = tuple[float, float]
-# sign jumps at 0 and is 0 there.
-JUMPING = frozenset({"sign"})
-
-
-def _near(values: Callable[[float], float]) -> Callable[[float, float, float], float | None]:
-    def jump(place: float, lower: float, upper: float) -> float | None:
-        point = values(place)
-        for candidate in (point, point - 1, point + 1):
-            if lower < candidate < upper:
-                return candidate
-        return None
+def _nearest(round_: Callable[[float], float]) -> Callable[[float, float, float], float | None]:
+    def jump(at: float, lower: float, upper: float) -> float | None:
+        point = round_(min(max(at, lower), upper))
+        inside = [p for p in (point, point - 1, point + 1) if lower <= p <= upper]
+        return inside[0] if inside and lower < upper else None
 
     return jump
 
 
-# Operators with a jump at every integer (round: at every half): the jump inside the box that is nearest to a place.
-STEPPED: Mapping[str, Callable[[float, float, float], float | None]] = {
-    "floor": _near(lambda x: float(round(x))),
-    "ceil": _near(lambda x: float(round(x))),
-    "round": _near(lambda x: float(round(x - 0.5)) + 0.5),
+def _zero(at: float, lower: float, upper: float) -> float | None:
+    return 0.0 if lower <= 0 <= upper and lower < upper else None
+
+
+# For operators with jumps: the jump inside the box that is nearest to a place.
+JUMPS: Mapping[str, Callable[[float, float, float], float | None]] = {
+    "sign": _zero,
+    "floor": _nearest(lambda x: float(round(x))),
+    "ceil": _nearest(lambda x: float(round(x))),
+    "round": _nearest(lambda x: float(round(x - 0.5)) + 0.5),
 }
 
 
-def split_at(lower: float, upper: float, point: float, jump: str | None) -> list[tuple[Ends, Ends]]:
-    """The pieces of ``[lower, upper]``: (box as the relaxation reads it, closed hull that constraints may use)."""
-    if jump is None:
-        return [((lower, point), (lower, point)), ((point, upper), (point, upper))]
+def jump_pieces(lower: float, upper: float, point: float) -> list[tuple[Ends, Ends]]:
+    """Left of, at and right of a jump: (box as the relaxation reads it, closed hull that constraints may use)."""
     at = torch.tensor(point, dtype=torch.float64)
     below = float(open_end(at, torch.full_like(at, -torch.inf)))
     above = float(open_end(at, torch.full_like(at, torch.inf)))
-    left, right = (lower, point), (point, upper)
-    pieces = []
+    pieces = [((point, point), (point, point))]
     if lower < point:
-        pieces.append(((lower, below), left))
-    pieces.append(((point, point), (point, point)))
+        pieces.append(((lower, below), (lower, point)))
     if upper > point:
-        pieces.append(((above, upper), right))
+        pieces.append(((above, upper), (point, upper)))
     return pieces
-
-
-def fixed_domains(bounder: Fixed, fields: Fields) -> list[Domain]:
-    """The domains of the neuron-splitting search as programs take them."""
-    base = bounder.facts.boxes
-    lower = bounder._spread({v: b[0] for v, b in base.items()}, fields["lower"], torch.float64)
-    upper = bounder._spread({v: b[1] for v, b in base.items()}, fields["upper"], torch.float64)
-    rows, threshold = bounder.clauses.rows[fields["clause"]], bounder.clauses.threshold[fields["clause"]]
-    jumps = {v for v in lower if reads_jump(bounder.exact, v)}
-    result = []
-    for i in range(fields["bound"].shape[0]):
-        boxes, closed, split = dict(base), dict(base), {}
-        for value in lower:
-            box = lower[value][i : i + 1], upper[value][i : i + 1]
-            changed = ((box[0] != base[value][0]) | (box[1] != base[value][1])).flatten().nonzero().squeeze(1)
-            if changed.numel():
-                boxes[value], split[value] = box, changed
-                closed[value] = closed_ends(box) if value in jumps else box
-        result.append(Domain(bounder.facts.inputs, boxes, closed, split, rows[i], threshold[i]))
-    return result
-
-
-def reads_jump(plan: Plan, value: int) -> bool:
-    """Whether an operator with jumps reads the value."""
-    return any(
-        plan.operators[i].name in JUMPING or plan.operators[i].name in STEPPED for i in plan.consumers[value]
-    )
-
-
-def closed_ends(box: Box) -> Box:
-    """A box of float32 ends with the neighbours of its ends inside: an open end stands for the number beyond it."""
-    infinity = torch.full((), torch.inf, device=box[0].device)
-    tiny = torch.finfo(torch.float32).tiny
-    lower = torch.where(box[0].abs() == tiny, 0.0, torch.nextafter(box[0].float(), -infinity).double())
-    upper = torch.where(box[1].abs() == tiny, 0.0, torch.nextafter(box[1].float(), infinity).double())
-    return torch.minimum(lower, box[0]), torch.maximum(upper, box[1])
-
-
-def _with(box: Box, element: int, ends: Ends) -> Box:
-    lower, upper = box[0].clone(), box[1].clone()
-    lower.view(-1)[element], upper.view(-1)[element] = ends
-    return lower, upper

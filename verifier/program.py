@@ -1,125 +1,156 @@
-"""The linear program of one domain: the network where it is linear, the hulls of its relaxations elsewhere.
+"""The linear program of a domain: the network where it is linear, the hulls of its relaxations elsewhere.
 
-Every value is carried forward as its values at n + 1 points (the origin and the unit vectors of n scaled variables): the
-free inputs and one variable for each relaxed element. A linear operator is applied to all points as a batch, so the program
-needs no matrix of any operator. What HiGHS answers is a proposal: its duals are multipliers and slopes that ``leaf`` proves.
+Every value is carried forward once as its values at n + 1 points: the origin and the units of n scaled variables,
+the free inputs and one variable for each relaxed element. A linear operator is applied to all points as a batch, so
+the program needs no matrix of any operator. A split afterwards changes the rows of one element and nothing else.
+What HiGHS answers is a proposal: its duals are slopes, multipliers and weights that ``leaf`` proves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from provenn.bounds.ops import relaxation
-from provenn.bounds.ops._operator import Univariate
+from provenn.bounds.ops._operator import Prepared, Univariate
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines, relax_all
 from provenn.bounds.propagate.plan import Plan
+from provenn.verifier._highs import minimise
 
 # Elements of the largest tensor of points: 8 bytes each, a few of them alive at a time.
 POINT_ELEMENTS = 1 << 24
-TOLERANCE = 1e-9
+
+Ends = tuple[float, float]
+Place = tuple[int, int]
+"""A value and one of its flat elements."""
 
 
 @dataclass(frozen=True)
 class Domain:
     """One domain of one clause, float64, sound.
 
-    ``inputs`` and ``boxes`` are ``[1, *shape]`` boxes of graph inputs and of the values relaxations read; where a
-    split at a jump leaves an end out, ``closed`` has the box with it. ``split`` lists for each value the flat elements whose
-    ends the program must know: the relaxations do not imply them. ``rows`` ``[r, outputs]``, ``threshold`` ``[r]``.
+    ``inputs`` and ``boxes`` are ``[1, *shape]`` boxes of graph inputs and of the values relaxations read. ``split``
+    gives for the elements that the relaxations do not bound the closed ends (a split at a jump leaves an end out of the
+    box). ``rows`` ``[r, outputs]``, ``threshold`` ``[r]``.
     """
 
     inputs: Mapping[int, Box]
     boxes: Mapping[int, Box]
-    closed: Mapping[int, Box]
-    split: Mapping[int, Tensor]
+    split: Mapping[Place, Ends]
     rows: Tensor
     threshold: Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
+class Cut:
+    """What a split made of an element: the ends as the relaxation reads them and as constraints may use them."""
+
+    box: Ends
+    closed: Ends
+
+
+Cuts = Mapping[Place, Cut]
+
+
+@dataclass(frozen=True)
 class Solution:
-    """An optimum of the program or, where it is ``empty``, a combination of constraints that excludes each other.
+    """An optimum of the program or, where it is ``empty``, a combination of constraints that exclude each other.
 
     ``margin`` is the least ``max_r (row_r y - threshold_r)`` (or the excess of the contradiction); ``point`` a
-    flat input. ``weights`` ``[r]``, ``multipliers`` (signed, ``[1, 1, *shape]`` per value) and ``slopes`` (lower and upper per
-    elementwise node) are the dual. ``gaps`` are what each relaxed element misses its function by.
+    flat input. ``weights`` ``[r]``, ``multipliers`` (signed, per place) and ``slopes`` (per elementwise node: elements,
+    lower, upper) are the dual. ``gaps`` is what each relaxed element misses its function by: (node, elements, gap, operand).
     """
 
     empty: bool
     margin: float
     point: Tensor
-    weights: Tensor
-    multipliers: dict[int, Tensor]
-    slopes: dict[int, tuple[Tensor, Tensor]]
-    gaps: list[tuple[int, Tensor, Tensor, Tensor]] = field(default_factory=list)
+    weights: np.ndarray
+    multipliers: dict[Place, float]
+    slopes: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
+    gaps: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]
+    basis: Any = None
 
 
 @dataclass
 class _Relaxed:
-    """The variables of one relaxed node: flat elements, numbers, and the two ends of their scaled range."""
+    """A relaxed elementwise node: flat elements, their variables and the values at the points of what it reads.
+
+    ``z`` ``[k, n + 1]``; the variable of element j is y = low + s (high - low). ``lower`` and ``upper`` are lines
+    ``(slopes, offsets)``, each ``[lines, k]``.
+    """
 
     index: int
-    elements: Tensor
+    operand: int
+    elements: np.ndarray
     first: int
-    low: Tensor
-    high: Tensor
-    operand: Tensor | None = None
-    lower: list[tuple[Tensor, slice]] = field(default_factory=list)
-    upper: list[tuple[Tensor, slice]] = field(default_factory=list)
+    low: np.ndarray
+    high: np.ndarray
+    z: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    lower: tuple[np.ndarray, np.ndarray] = (np.zeros((0, 0)), np.zeros((0, 0)))
+    upper: tuple[np.ndarray, np.ndarray] = (np.zeros((0, 0)), np.zeros((0, 0)))
+    place: dict[int, int] = field(default_factory=dict)
+
+
+class TooLarge(Exception):
+    """The program of a domain would be too large, or a value of it has no bound."""
 
 
 class Program:
-    """Builds and solves the program of a domain; None stands for one that is too large or unbounded."""
+    """The program of a domain; ``solve`` answers it with further cuts. Raises TooLarge."""
 
     def __init__(self, plan: Plan, output: int, domain: Domain):
         self.plan, self.output, self.domain = plan, output, domain
         self.lines = relax_all(plan, output, domain.boxes)
         self.relaxed: dict[int, _Relaxed] = {}
-        self.rows: list[np.ndarray] = []
-        self.count = 0
-        self.bounds: list[tuple[int, Tensor, slice, slice]] = []
-
-    def solve(self) -> Solution | None:
-        if not self._variables():
-            return None
+        self.fixed_rows: list[np.ndarray] = []
+        self.bounds: dict[Place, np.ndarray] = {}
+        self.low, self.high = [], []
+        self._cache: dict[tuple[int, int, Ends], tuple[np.ndarray, ...]] = {}
+        self._variables()
         self._walk()
-        matrix = self._matrix()
-        found = _minimise(matrix, self.size, len(self.domain.threshold), self.count)
-        empty = found is None
-        if found is None:
-            found = _excess(matrix[: self.count], self.size)
-        return None if found is None else self._solution(empty, *found)
 
     # -- variables -----------------------------------------------------------------------------------
 
-    def _variables(self) -> bool:
+    def _variables(self) -> None:
+        """Number the free inputs and the relaxed elements; only inputs and opaque values have ends of their own."""
         plan, domain = self.plan, self.domain
         self.free: dict[int, Tensor] = {}
-        number = 0
+        self.variables: dict[int, tuple[np.ndarray, int, np.ndarray, np.ndarray]] = {}
         for index, (lower, upper) in domain.inputs.items():
             wide = (upper - lower) > 1e-9 * torch.maximum(lower.abs(), upper.abs()).clamp(min=1e-9)
             self.free[index] = wide.flatten().nonzero().squeeze(1)
-            number += self.free[index].numel()
+            self.low += [0.0] * self.free[index].numel()
+            self.high += [1.0] * self.free[index].numel()
         for index in reversed(plan.relaxed_below(self.output)):
             lines = self.lines[index]
-            elements = (~_exact(lines, plan.shape(index), plan.device)).flatten().nonzero().squeeze(1)
+            elements = (~_exact(lines, plan.shape(index))).flatten().nonzero().squeeze(1)
             if not elements.numel():
                 continue
             lower, upper = plan.interval(index, domain.boxes)
-            low, high = lower.flatten()[elements], upper.flatten()[elements]
-            if not bool((torch.isfinite(low) & torch.isfinite(high)).all()):
-                return False
-            self.relaxed[index] = _Relaxed(index, elements, number, low, high)
-            number += elements.numel()
-        self.size = number
+            low, high = (t.flatten()[elements].cpu().numpy() for t in (lower, upper))
+            if not (np.isfinite(low).all() and np.isfinite(high).all()):
+                raise TooLarge
+            places = elements.cpu().numpy()
+            self.variables[index] = (places, len(self.low), low, high)
+            if isinstance(plan.operators[index], Univariate):
+                operand = plan.graph.nodes[index].inputs[0]
+                own = _Relaxed(index, operand, places, len(self.low), low, high)
+                own.place = {int(e): j for j, e in enumerate(places)}
+                self.relaxed[index] = own
+            # The dual of an end of a relaxed element would be no slope; its lines bound it.
+            ends = (-np.inf, np.inf) if lines.lower_slopes else (0.0, 1.0)
+            self.low += [ends[0]] * len(places)
+            self.high += [ends[1]] * len(places)
+        self.size = len(self.low)
         widest = max(plan.size(i) for i in plan.order(self.output))
-        return (number + 1) * widest <= POINT_ELEMENTS
+        if (self.size + 1) * widest > POINT_ELEMENTS:
+            raise TooLarge
 
     # -- the forward walk ------------------------------------------------------------------------------
 
@@ -145,141 +176,236 @@ class Program:
                 values[index] = made if operands else made.expand(self.size + 1, *node.shape)
             else:
                 values[index] = self._relax(index, values)
-            if index in domain.split and domain.split[index].numel():
-                self._bound(index, values[index])
+            self._keep(index, values[index])
             for operand in {i for i in node.inputs if last[i] == index}:
                 values.pop(operand, None)
-        self.outputs = values[self.output].reshape(self.size + 1, -1)
+        y = values[self.output].reshape(self.size + 1, -1)
+        self.violation = _affine(y @ domain.rows.T - domain.threshold)
 
     def _relax(self, index: int, values: Mapping[int, Tensor]) -> Tensor:
-        """A relaxed node at all points: its line where it is linear, variables elsewhere; their lines become rows."""
-        lines = self.lines[index]
+        """A relaxed node at all points: its line where it is linear, a variable elsewhere."""
+        lines, shape = self.lines[index], self.plan.shape(index)
         operands = [values[i] for i in self.plan.graph.nodes[index].inputs] if lines.lower_slopes else []
         result = _line(operands, lines.lower_slopes, lines.lower_offset, lines)
-        result = result.expand(self.size + 1, *self.plan.shape(index)).clone().flatten(1)
+        result = result.expand(self.size + 1, *shape).clone().flatten(1)
+        if index not in self.variables:
+            return result.view(self.size + 1, *shape)
+        places, first, low, high = self.variables[index]
+        elements = torch.from_numpy(places).to(result.device)
+        steps = torch.arange(len(places), device=result.device)
+        result[:, elements] = torch.from_numpy(low).to(result.device)
+        result[first + 1 + steps, elements] = torch.from_numpy(high).to(result.device)
         own = self.relaxed.get(index)
-        if own is None:
-            return result.view(self.size + 1, *self.plan.shape(index))
-        steps = torch.arange(own.elements.numel(), device=result.device)
-        result[:, own.elements] = own.low
-        result[own.first + 1 + steps, own.elements] = own.high
-        y = result[:, own.elements]
-        if isinstance(self.plan.operators[index], Univariate):
-            self._hull(own, operands[0].flatten(1)[:, own.elements], y)
+        if own is not None:
+            own.z = _affine(operands[0].flatten(1)[:, elements])
+            box = (b.flatten()[elements] for b in self.domain.boxes[own.operand])
+            own.lower, own.upper = self._hull(own, np.arange(len(places)), *box)
         elif operands:
-            for slopes, offset, lower in (
-                (lines.lower_slopes, lines.lower_offset, True),
-                (lines.upper_slopes, lines.upper_offset, False),
-            ):
-                line = _line(operands, slopes, offset, lines).expand(self.size + 1, *self.plan.shape(index))
-                difference = line.flatten(1)[:, own.elements] - y
-                self._push(difference if lower else -difference)
-        return result.view(self.size + 1, *self.plan.shape(index))
+            y = result[:, elements]
+            below = _line(operands, lines.lower_slopes, lines.lower_offset, lines).expand(
+                self.size + 1, *shape
+            )
+            above = _line(operands, lines.upper_slopes, lines.upper_offset, lines).expand(
+                self.size + 1, *shape
+            )
+            self.fixed_rows.append(_affine(below.flatten(1)[:, elements] - y))
+            self.fixed_rows.append(_affine(y - above.flatten(1)[:, elements]))
+        return result.view(self.size + 1, *shape)
 
-    def _hull(self, own: _Relaxed, z: Tensor, y: Tensor) -> None:
-        """Rows of an elementwise node: lines at the ends of the slope ranges and at the starting slopes."""
-        operator, prepared = self.plan.operators[own.index], self._at(own)
-        operand = self.plan.graph.nodes[own.index].inputs[0]
-        lower, upper = (b.flatten()[own.elements] for b in self.domain.boxes[operand])
+    def _keep(self, value: int, points: Tensor) -> None:
+        """Remember the elements that are split already."""
+        elements = [e for v, e in self.domain.split if v == value]
+        if elements:
+            kept = _affine(points.flatten(1)[:, torch.tensor(elements, device=points.device)])
+            self.bounds |= {(value, e): kept[j] for j, e in enumerate(elements)}
+
+    # -- hulls ---------------------------------------------------------------------------------------
+
+    def _hull(self, own: _Relaxed, chosen: np.ndarray, lower: Tensor, upper: Tensor):
+        """Lines (slopes, offsets) of some elements over given boxes: the ends of the slope ranges and the start."""
+        operator, prepared = self.plan.operators[own.index], self.at(own.index, own.elements[chosen])
         ranges = relaxation.slope_range(operator, prepared, lower, upper)
         start = relaxation.lines(operator, prepared, lower, upper)
-        own.operand = z
-        for slope in _distinct(ranges[0], ranges[1], start[0]):
-            kl, bl, _, _ = relaxation.lines(operator, prepared, lower, upper, slope, start[2])
-            own.lower.append((kl, self._push(kl * z + bl - y)))
-        for slope in _distinct(ranges[2], ranges[3], start[2]):
-            _, _, ku, bu = relaxation.lines(operator, prepared, lower, upper, start[0], slope)
-            own.upper.append((ku, self._push(y - ku * z - bu)))
+        sides = []
+        for position, known in ((0, own.lower), (2, own.upper)):
+            wanted = [ranges[position], ranges[position + 1]]
+            if not operator.piecewise_linear:
+                wanted.append(start[position])
+            if not len(known[0]) and len(wanted) == 2 and torch.equal(*wanted):
+                wanted = wanted[:1]
+            wanted = wanted[: len(known[0]) or 3]
+            slopes, offsets = [], []
+            for slope in wanted:
+                slope = torch.where(torch.isfinite(slope), slope, start[position])
+                pair = (slope, start[2]) if position == 0 else (start[0], slope)
+                line = relaxation.lines(operator, prepared, lower, upper, *pair)
+                slopes.append(line[position])
+                offsets.append(line[position + 1])
+            sides.append((torch.stack(slopes).cpu().numpy(), torch.stack(offsets).cpu().numpy()))
+        return sides[0], sides[1]
 
-    def _at(self, own: _Relaxed):
+    def at(self, index: int, elements: np.ndarray) -> Prepared:
         """The node's constants at some elements: those with a value per element are taken there."""
-        prepared = self.plan.prepared[own.index]
-        shape = self.plan.shape(own.index)
+        prepared = self.plan.prepared[index]
+        shape = self.plan.shape(index)
+        chosen = torch.from_numpy(elements).to(self.plan.device)
         tensors = {
-            name: tensor.expand(shape).flatten()[own.elements] if tensor.dim() else tensor
+            name: tensor.expand(shape).flatten()[chosen] if tensor.dim() else tensor
             for name, tensor in prepared.tensors.items()
         }
         return replace(prepared, tensors=tensors)
 
-    def _bound(self, value: int, points: Tensor) -> None:
-        """Rows that keep the split elements of a value inside their boxes."""
-        elements = self.domain.split[value]
-        lower, upper = (b.flatten()[elements] for b in self.domain.closed[value])
-        z = points.flatten(1)[:, elements]
-        below = self._push(torch.where(torch.isfinite(lower), lower - z, -1.0))
-        above = self._push(torch.where(torch.isfinite(upper), z - upper, -1.0))
-        self.bounds.append((value, elements, below, above))
+    def _cut_hulls(self, own: _Relaxed, cuts: Cuts):
+        """The node's lines with those of cut elements replaced."""
+        changed = [
+            (own.place[e], e, cut.box) for (v, e), cut in cuts.items() if v == own.operand and e in own.place
+        ]
+        if not changed:
+            return own.lower, own.upper
+        lower, upper = tuple(a.copy() for a in own.lower), tuple(a.copy() for a in own.upper)
+        for j, element, box in changed:
+            key = (own.index, element, box)
+            if key not in self._cache:
+                ends = (torch.tensor([end], dtype=torch.float64, device=self.plan.device) for end in box)
+                sides = self._hull(own, np.array([j]), *ends)
+                self._cache[key] = tuple(a[:, 0] for side in sides for a in side)
+            for target, column in zip((*lower, *upper), self._cache[key], strict=True):
+                target[:, j] = column
+        return lower, upper
 
-    def _push(self, points: Tensor) -> slice:
-        """Constraints ``points <= 0`` given by their values at the points ``[n + 1, k]``."""
-        rows = points.T.contiguous().cpu().numpy()
-        self.rows.append(rows)
-        start = self.count
-        self.count += len(rows)
-        return slice(start, self.count)
+    # -- solving ---------------------------------------------------------------------------------------
 
-    def _matrix(self) -> np.ndarray:
-        """All rows ``[m, n + 1]`` (value at the origin, then the coefficients); the clause's rows come last."""
-        violation = self.outputs @ self.domain.rows.T - self.domain.threshold
-        stacked = np.concatenate([*self.rows, violation.T.cpu().numpy()])
-        stacked[:, 1:] -= stacked[:, :1]
-        return stacked
-
-    # -- the answer ----------------------------------------------------------------------------------
-
-    def _solution(self, empty: bool, margin: float, s: np.ndarray, duals: np.ndarray) -> Solution:
-        device = self.plan.device
-        dual = torch.from_numpy(np.maximum(duals, 0.0)).to(device)
-        at = torch.from_numpy(np.clip(s, 0.0, 1.0)).to(device)
-        multipliers: dict[int, Tensor] = {}
-        for value, elements, below, above in self.bounds:
-            flat = torch.zeros(self.plan.size(value), dtype=torch.float64, device=device)
-            flat[elements] = dual[below] - dual[above]
-            multipliers[value] = flat.view(1, 1, *self.plan.shape(value))
-        slopes: dict[int, tuple[Tensor, Tensor]] = {}
-        gaps = []
+    def solve(self, cuts: Cuts, basis: Any = None) -> Solution | None:
+        """Minimise the violation with the elements of ``cuts`` inside theirs; None where HiGHS has no answer."""
+        parts, hulls = list(self.fixed_rows), {}
         for index, own in self.relaxed.items():
-            if own.operand is None:
-                continue
-            lines = self.lines[index]
-            pair = []
-            for found, base in ((own.lower, lines.lower_slopes[0]), (own.upper, lines.upper_slopes[0])):
-                flat = base.expand(1, 1, *self.plan.shape(index)).flatten().clone()
-                weight = sum(dual[part] for _, part in found)
-                mixed = sum(dual[part] * slope for slope, part in found) / weight
-                flat[own.elements] = torch.where(torch.as_tensor(weight) > 0, mixed, flat[own.elements])
-                pair.append(flat.view(1, 1, *self.plan.shape(index)))
-            slopes[index] = (pair[0], pair[1])
-            steps = own.operand[1:] - own.operand[:1]
-            z = own.operand[0] + at @ steps
-            variables = at[own.first : own.first + own.elements.numel()]
-            y = own.low + variables * (own.high - own.low)
-            truth = self.plan.operators[index].evaluate(self._at(own), z)
-            gaps.append((index, own.elements, (y - truth).abs(), z))
-        weights = dual[self.count :] if not empty else dual.new_zeros(len(self.domain.threshold))
-        return Solution(empty, margin, self._point(at), weights, multipliers, slopes, gaps)
+            lower, upper = hulls[index] = self._cut_hulls(own, cuts)
+            variable = own.first + 1 + np.arange(len(own.elements))
+            for (slopes, offsets), sign in ((lower, 1.0), (upper, -1.0)):
+                for k, b in zip(slopes, offsets, strict=True):
+                    rows = k[:, None] * own.z
+                    rows[:, 0] += b - own.low
+                    rows[np.arange(len(rows)), variable] -= own.high - own.low
+                    parts.append(sign * rows)
+        places, ends, kept = self._bound_rows(cuts)
+        matrix = np.concatenate([*parts, kept, -kept, self.violation])
+        matrix = np.concatenate([matrix, np.zeros((len(matrix), 1))], 1)
+        conditions, first = len(self.violation), len(matrix) - len(self.violation)
+        matrix[first:, -1] = -1.0
+        limit = -matrix[:, 0]
+        start = first - 2 * len(places)
+        if places:
+            limit[start : start + len(places)] += ends[:, 1]
+            limit[start + len(places) : first] -= ends[:, 0]
+        cost = np.zeros(self.size + 1)
+        cost[-1] = 1.0
+        low, high = np.append(self.low, -np.inf), np.append(self.high, np.inf)
+        finite = np.isfinite(matrix[:, 1:]).all(1) & ~np.isnan(limit)
+        matrix[~finite] = 0.0
+        limit[~finite] = np.inf
+        found = minimise(cost, matrix[:, 1:], limit, low, high, basis)
+        if found is None:
+            return None
+        dual = found.dual
+        multipliers = {}
+        if places:
+            signed = dual[start + len(places) : first] - dual[start : start + len(places)]
+            multipliers = {place: float(m) for place, m in zip(places, signed, strict=True)}
+        slopes = self._slopes(hulls, dual, sum(map(len, self.fixed_rows)), multipliers)
+        weights = np.zeros(conditions) if found.empty else dual[first:]
+        s = found.x[: self.size]
+        gaps = [] if found.empty else self._gaps(s)
+        return Solution(
+            found.empty, found.value, self._point(s), weights, multipliers, slopes, gaps, found.basis
+        )
 
-    def _point(self, at: Tensor) -> Tensor:
+    def _bound_rows(self, cuts: Cuts) -> tuple[list[Place], np.ndarray, np.ndarray]:
+        """The places whose ends are constraints, those ends ``[k, 2]``, and their values at the points."""
+        ends: dict[Place, Ends] = dict(self.domain.split)
+        rows = dict(self.bounds)
+        for place, cut in cuts.items():
+            ends[place] = cut.closed
+            if place not in rows:
+                rows[place] = self._row(place)
+        places = [p for p in ends if p in rows]
+        if not places:
+            return [], np.zeros((0, 2)), np.zeros((0, self.size + 1))
+        return places, np.array([ends[p] for p in places]), np.stack([rows[p] for p in places])
+
+    def _row(self, place: Place) -> np.ndarray:
+        value, element = place
+        for own in self.relaxed.values():
+            if own.operand == value and element in own.place:
+                return own.z[own.place[element]]
+        raise KeyError(place)
+
+    def _slopes(self, hulls, dual: np.ndarray, start: int, multipliers: dict[Place, float]):
+        """Slopes per node: the lines of an element weighted by their duals.
+
+        Weight that a lower and an upper line share says nothing about the node: ``kl z + bl <= y <= ku z + bu`` bounds
+        z by where the lines meet, outside the box or at its end. It becomes a multiplier of that end.
+        """
+        result = {}
+        for index, own in self.relaxed.items():
+            count, pair, weights = len(own.elements), [], []
+            for slopes, _ in hulls[index]:
+                weight = dual[start : start + len(slopes) * count].reshape(len(slopes), count)
+                start += len(slopes) * count
+                total = weight.sum(0)
+                mixed = (weight * slopes).sum(0) / np.where(total > 0, total, 1.0)
+                pair.append(np.where(total > 0, mixed, slopes[0]))
+                weights.append(total)
+            shared = np.minimum(*weights) * (pair[1] - pair[0])
+            for j in np.flatnonzero(shared):
+                place = (own.operand, int(own.elements[j]))
+                multipliers[place] = multipliers.get(place, 0.0) + float(shared[j])
+            result[index] = (own.elements, pair[0], pair[1])
+        return result
+
+    def _gaps(self, s: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        result = []
+        for index, own in self.relaxed.items():
+            z = own.z[:, 0] + own.z[:, 1:] @ s
+            y = own.low + s[own.first : own.first + len(own.elements)] * (own.high - own.low)
+            truth = self.plan.operators[index].evaluate(
+                self.at(index, own.elements), torch.from_numpy(z).to(self.plan.device)
+            )
+            result.append((index, own.elements, np.abs(y - truth.cpu().numpy()), z))
+        return result
+
+    def _point(self, s: np.ndarray) -> Tensor:
         """The flat input (all graph inputs joined) of scaled variables."""
         parts, number = [], 0
         for index, (lower, upper) in self.domain.inputs.items():
             free, x = self.free[index], lower.flatten().clone()
-            s = at[number : number + free.numel()]
-            x[free] = x[free] + s * (upper.flatten()[free] - x[free])
+            step = torch.from_numpy(s[number : number + free.numel()]).to(x).clamp(0.0, 1.0)
+            x[free] = x[free] + step * (upper.flatten()[free] - x[free])
             number += free.numel()
             parts.append(x)
         return torch.cat(parts)
 
 
-def _exact(lines: Lines, shape: tuple[int, ...], device: torch.device) -> Tensor:
+def _affine(points: Tensor) -> np.ndarray:
+    """Values at the points ``[n + 1, k]`` as affine functions ``[k, n + 1]``: value at the origin, coefficients."""
+    rows = points.T.contiguous().cpu().numpy().copy()
+    rows[:, 1:] -= rows[:, :1]
+    return rows
+
+
+def _exact(lines: Lines, shape: tuple[int, ...]) -> Tensor:
     """Elements ``[*shape]`` whose two lines are one."""
-    zero = torch.zeros(1, 1, *shape, dtype=torch.float64, device=device)
-    low = zero if lines.lower_offset is None else lines.lower_offset
-    high = zero if lines.upper_offset is None else lines.upper_offset
-    same = low == high
+    low, high = lines.lower_offset, lines.upper_offset
+    if low is None and high is None:
+        same = None
+    else:
+        other = low if low is not None else high
+        zero = torch.zeros_like(other)  # type: ignore[arg-type]
+        same = (zero if low is None else low) == (zero if high is None else high)
     for lower, upper in zip(lines.lower_slopes, lines.upper_slopes, strict=True):
         equal = lower == upper
-        same = same & (equal if lines.window is None else equal.all(-1))
+        equal = equal if lines.window is None else equal.all(-1)
+        same = equal if same is None else same & equal
+    assert same is not None
     return same.expand(1, 1, *shape)[0, 0]
 
 
@@ -292,59 +418,3 @@ def _line(operands: list[Tensor], slopes, offset: Tensor | None, lines: Lines) -
         total = term if total is None else total + term
     assert total is not None
     return total
-
-
-def _distinct(*slopes: Tensor) -> list[Tensor]:
-    result: list[Tensor] = []
-    for slope in slopes:
-        if torch.isfinite(slope).all() and not any(torch.equal(slope, known) for known in result):
-            result.append(slope)
-    return result
-
-
-def _linprog(c: np.ndarray, a: np.ndarray, b: np.ndarray, bounds: np.ndarray):
-    """HiGHS on rows ``a x <= b`` that are scaled to 1; the duals are those of the rows as given."""
-    from scipy.optimize import linprog  # more than a second to load
-
-    scale = np.abs(a).max(1, initial=0.0)
-    scale[scale == 0] = 1.0
-    options = {"primal_feasibility_tolerance": TOLERANCE, "dual_feasibility_tolerance": TOLERANCE}
-    found = linprog(
-        c, A_ub=a / scale[:, None], b_ub=b / scale, bounds=bounds, method="highs", options=options
-    )
-    if found.status != 0:
-        return found.status, None
-    return 0, (found.fun, found.x, -found.ineqlin.marginals / scale)
-
-
-def _minimise(matrix: np.ndarray, size: int, conditions: int, constraints: int):
-    """Minimise t over the box with ``rows <= 0`` and ``conditions <= t``; None where the rows have no common point."""
-    objective = np.zeros(size + 1)
-    objective[size] = 1.0
-    a = np.concatenate([matrix[:, 1:], np.zeros((len(matrix), 1))], 1)
-    a[constraints:, size] = -1.0
-    bounds = np.array([[0.0, 1.0]] * size + [[-np.inf, np.inf]])
-    # A row that no point of the box violates only slows the solver down.
-    most = matrix[:, 0] + np.maximum(matrix[:, 1:], 0).sum(1)
-    kept = most > 0
-    kept[constraints:] = True
-    _, found = _linprog(objective, a[kept], -matrix[kept, 0], bounds)
-    if found is None:
-        return None
-    duals = np.zeros(len(matrix))
-    duals[kept] = found[2]
-    return found[0], found[1][:size], duals
-
-
-def _excess(matrix: np.ndarray, size: int):
-    """Minimise the largest scaled violation of the rows: positive where they contradict each other."""
-    if not len(matrix):
-        return None
-    scale = np.abs(matrix[:, 1:]).max(1, initial=0.0)
-    scale[scale == 0] = 1.0
-    a = np.concatenate([matrix[:, 1:], -scale[:, None]], 1)
-    objective = np.zeros(size + 1)
-    objective[size] = 1.0
-    bounds = np.array([[0.0, 1.0]] * size + [[0.0, np.inf]])
-    _, found = _linprog(objective, a, -matrix[:, 0], bounds)
-    return None if found is None else (found[0], found[1][:size], found[2])

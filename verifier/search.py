@@ -31,6 +31,7 @@ class Bounder(Protocol):
 
 
 Check = Callable[[Tensor, Tensor], bool]
+Leaf = Callable[[Fields], tuple[Tensor, Tensor, Tensor]]
 Progress = Callable[[int, int, float], None]
 # Seconds that bounding one part of a round may take, as far as earlier parts foretell.
 PART_SECONDS = 1.0
@@ -40,8 +41,8 @@ class Search:
     """A search that can be interrupted and resumed.
 
     ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses; ``leaf(fields)`` decides domains that cannot be
-    split and returns which it refuted; ``interlude()`` runs between rounds and may find a witness. ``start`` are domains
-    that are bounded already; without it the search begins at the bounder's roots.
+    split: (refuted ``[n]``, candidates ``[k, inputs]``, the domain of each); ``interlude()`` runs between rounds and
+    may find a witness. ``start`` are domains that are bounded already; without it the search begins at the bounder's roots.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class Search:
         check: Check,
         progress: Progress,
         interlude: Callable[[], bool] | None = None,
-        leaf: Callable[[Fields], Tensor] | None = None,
+        leaf: Leaf | None = None,
         start: Fields | None = None,
     ):
         self.bounder, self.batch, self.check, self.progress = bounder, batch, check, progress
@@ -102,7 +103,11 @@ class Search:
         ready = self.bounder.splittable(open_)
         if not bool(ready.all()):
             leaves = {k: v[~ready] for k, v in open_.items()}
-            done = self.leaf(leaves) if self.leaf is not None else torch.zeros_like(ready[~ready])
+            done = torch.zeros_like(ready[~ready])
+            if self.leaf is not None:
+                done, candidates, owner = self.leaf(leaves)
+                if candidates.shape[0] and self.check(candidates, leaves["clause"][owner]):
+                    return True
             left = int((~done).sum())
             if left:
                 self.stuck += left
