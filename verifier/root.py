@@ -21,8 +21,6 @@ from provenn.verifier.problem import Problem
 
 # Elements of one coefficient tensor in a chunk of root rows.
 CHUNK_ELEMENTS = 1 << 22
-# Row slopes of a part that are kept for domains further down the tree.
-KEPT_ELEMENTS = 1 << 24
 
 
 def outward32(box: Box) -> Box:
@@ -42,8 +40,7 @@ class Facts:
     boxes: dict[int, Box]
     magnitudes: Magnitudes
     unstable_rows: int = 0
-    slopes: dict[int, list[tuple[Tensor, Tensor]]] = field(default_factory=dict)
-    """Of each refined value the flat elements and the parameters ``[1, 2k, total]`` (float32) of their rows."""
+    notes: list[str] = field(default_factory=list)
 
     def cast(self, dtype: torch.dtype) -> dict[int, Box]:
         return {v: (b[0].to(dtype), b[1].to(dtype)) for v, b in self.boxes.items()}
@@ -105,8 +102,6 @@ def _refine(
                 narrowed = Objective(search, value, rows[:, both], boxes32, coarse)
                 better = optimise(narrowed, Schedule(steps=steps), start=flat[:, both])
                 flat[:, both] = better.parameters
-        if steps and flat.numel() <= KEPT_ELEMENTS:
-            facts.slopes.setdefault(value, []).append((part, flat))
         box = _proven(exact, value, part, box, facts, inputs, flat)
     return box
 
