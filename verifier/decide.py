@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.graph import evaluate, read_onnx
+from provenn.bounds.graph.lattice import lattice
 from provenn.errors import InputError
 from provenn.specs import ClauseBatch, Query, read_query
 from provenn.verifier.attack import attack
@@ -33,6 +34,8 @@ FIRST_ATTACK = 0.5
 ATTACK_SHARE = 0.1
 # Seconds of the first slice of a race between input and neuron splits.
 RACE_SECONDS = 2.0
+# Unstable elements up to which linear programs come first, after short slices.
+SMALL_ELEMENTS, SMALL_RACE_SECONDS = 100, 0.5
 # Unstable elements up to which whole trees of linear programs are tried.
 PROGRAM_ELEMENTS = 1000
 # Seconds kept back for writing the answer.
@@ -99,7 +102,7 @@ def verify(
     node_in, node_out = graph.nodes[graph.inputs[0]], graph.nodes[graph.outputs[0]]
     element = node_in.scalar_type if node_in.scalar_type in ("float32", "float64") else "float32"
     query = read_query(property_path, node_in.size, node_out.size, element)
-    problem = Problem(graph, query, device)
+    problem = Problem(lattice(graph), query, device)
     generator = torch.Generator(device="cpu").manual_seed(options.seed)
     run = _Run(problem, Replay(network_path, query), options, deadline, progress or _Silent(), generator)
     run.say(f"device {device}, {torch.get_num_threads()} threads, {query.clause_count} clauses, "
@@ -295,6 +298,8 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
         return "refuted"
     if _attack(run, clauses, numbers, FIRST_ATTACK, starts):
         return "witness"
+    small = facts.unstable_rows <= SMALL_ELEMENTS
+    slices = SMALL_RACE_SECONDS if small else RACE_SECONDS
     inputs = None
     if run.problem.free_inputs.numel() <= run.options.input_split_limit:
         bounder = Rebound(run.problem, clauses)
@@ -302,7 +307,7 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
         if opened is None:
             return run.ended()
         inputs = _search(run, bounder, clauses, numbers, opened)
-        ended = inputs.run(min(run.deadline, time.monotonic() + RACE_SECONDS))
+        ended = inputs.run(min(run.deadline, time.monotonic() + slices))
         if ended != "timeout" or run.late():
             run.say("input splits")
             return _account(run, inputs, ended)
@@ -318,26 +323,28 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     if inputs is not None:
         searches.insert(0, inputs)
     if run.options.exact_leaves and bounder.columns.total <= PROGRAM_ELEMENTS:
-        searches.append(Programs(
+        searches.insert(0 if small else len(searches), Programs(
             run.problem, clauses, facts, check=_checker(run, clauses, numbers),
             progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
         ))  # fmt: skip
-    return _race(run, searches)
+    return _race(run, searches, slices)
 
 
-def _race(run: _Run, searches: list[Search | Programs]) -> str:
-    """Give each slice to the search that is expected to end first, judged by the share of its tree that is left."""
-    slices = RACE_SECONDS
+def _race(run: _Run, searches: list[Search | Programs], slices: float) -> str:
+    """Give each slice to the search that is expected to end first, judged by what it did in its last one."""
     running = list(searches)
+    left = {id(s): float("inf") for s in searches if s.seconds}
     while True:
         fresh = [s for s in running if not s.seconds]
-        chosen = fresh[0] if fresh else min(running, key=_seconds_left)
+        chosen = fresh[0] if fresh else min(running, key=lambda s: left.get(id(s), 0.0))
         if not fresh and len(running) > 1:
             slices = min(1.5 * slices, 10.0)
             run.say(f"{chosen.bounder.name} lead; left: " + ", ".join(
                 f"{100 * s.remaining():.3g} % of the tree of {s.bounder.name} after {s.seconds:.1f} s" for s in running))
         until = run.deadline if len(running) == 1 else min(run.deadline, time.monotonic() + slices)
+        before, begun = (chosen.remaining(), chosen.seconds) if chosen.seconds else (1.0, 0.0)
         ended = chosen.run(until)
+        left[id(chosen)] = _seconds_left(before, chosen.remaining(), chosen.seconds - begun)
         if ended == "stuck" and len(running) > 1:  # a leaf that one search cannot settle may still yield to another
             running.remove(chosen)
             continue
@@ -352,10 +359,9 @@ def _race(run: _Run, searches: list[Search | Programs]) -> str:
     return _account(run, last, ended)
 
 
-def _seconds_left(search: Search | Programs) -> float:
-    """Extrapolated linearly from the share of the tree that is done."""
-    left = search.remaining()
-    return search.seconds * left / max(1e-12, 1.0 - left)
+def _seconds_left(before: float, after: float, seconds: float) -> float:
+    """Extrapolated linearly from the share of a tree that a slice took away: first shares go fast, deep ones slowly."""
+    return seconds * after / max(1e-12, before - after)
 
 
 def _root(

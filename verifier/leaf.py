@@ -195,18 +195,21 @@ class Tree:
     # -- splitting -------------------------------------------------------------------------------------
 
     def _worst(self, cuts: Cuts, found: Solution) -> tuple[int, int, float] | None:
-        """(value, element, operand) to split: the largest gap between variable and function at the optimum."""
+        """(value, element, operand) to split: where the hull costs the optimum most, else where it is missed most."""
         best: tuple[float, int, int, float] | None = None
-        for index, elements, gap, z in found.gaps:
-            operand = self.plan.graph.nodes[index].inputs[0]
-            order = np.argsort(-gap, kind="stable")
-            for j in order:
-                if best is not None and gap[j] <= best[0]:
-                    break
-                if self._splits(cuts, operand, int(elements[j]), float(z[j])):
-                    best = (float(gap[j]), operand, int(elements[j]), float(z[j]))
-                    break
-        return None if best is None else best[1:]
+        for weighted in (True, False):
+            for index, elements, gap, weight, z in found.gaps:
+                operand = self.plan.graph.nodes[index].inputs[0]
+                score = gap * weight if weighted else gap
+                for j in np.argsort(-score, kind="stable"):
+                    if score[j] <= (best[0] if best is not None else 1e-12 if weighted else -1.0):
+                        break
+                    if self._splits(cuts, operand, int(elements[j]), float(z[j])):
+                        best = (float(score[j]), operand, int(elements[j]), float(z[j]))
+                        break
+            if best is not None:
+                return best[1:]
+        return None
 
     def _splits(self, cuts: Cuts, value: int, element: int, at: float) -> list[tuple[Ends, Ends]]:
         """The pieces of an element that relaxations read better than the whole; none if there are no such."""

@@ -64,7 +64,8 @@ class Solution:
 
     ``margin`` is the least ``max_r (row_r y - threshold_r)`` (or the excess of the contradiction); ``point`` a
     flat input. ``weights`` ``[r]``, ``multipliers`` (signed, per place) and ``slopes`` (per elementwise node: elements,
-    lower, upper) are the dual. ``gaps`` is what each relaxed element misses its function by: (node, elements, gap, operand).
+    lower, upper) are the dual. ``gaps`` is (node, elements, gap, weight, operand): what each relaxed element misses its function by, and
+    the dual weight of its lines.
     """
 
     empty: bool
@@ -73,7 +74,7 @@ class Solution:
     weights: np.ndarray
     multipliers: dict[Place, float]
     slopes: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]]
-    gaps: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]
+    gaps: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]]
     basis: Any = None
 
 
@@ -311,10 +312,10 @@ class Program:
         if places:
             signed = dual[start + len(places) : first] - dual[start : start + len(places)]
             multipliers = {place: float(m) for place, m in zip(places, signed, strict=True)}
-        slopes = self._slopes(hulls, dual, sum(map(len, self.fixed_rows)), multipliers)
+        slopes, weighted = self._slopes(hulls, dual, sum(map(len, self.fixed_rows)), multipliers)
         weights = np.zeros(conditions) if found.empty else dual[first:]
         s = found.x[: self.size]
-        gaps = [] if found.empty else self._gaps(s)
+        gaps = [] if found.empty else self._gaps(s, weighted)
         return Solution(
             found.empty, found.value, self._point(s), weights, multipliers, slopes, gaps, found.basis
         )
@@ -345,7 +346,7 @@ class Program:
         Weight that a lower and an upper line share says nothing about the node: ``kl z + bl <= y <= ku z + bu`` bounds
         z by where the lines meet, outside the box or at its end. It becomes a multiplier of that end.
         """
-        result = {}
+        result, weighted = {}, {}
         for index, own in self.relaxed.items():
             count, pair, weights = len(own.elements), [], []
             for slopes, _ in hulls[index]:
@@ -360,9 +361,10 @@ class Program:
                 place = (own.operand, int(own.elements[j]))
                 multipliers[place] = multipliers.get(place, 0.0) + float(shared[j])
             result[index] = (own.elements, pair[0], pair[1])
-        return result
+            weighted[index] = weights[0] + weights[1]
+        return result, weighted
 
-    def _gaps(self, s: np.ndarray) -> list[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    def _gaps(self, s: np.ndarray, weighted: Mapping[int, np.ndarray]):
         result = []
         for index, own in self.relaxed.items():
             z = own.z[:, 0] + own.z[:, 1:] @ s
@@ -370,7 +372,7 @@ class Program:
             truth = self.plan.operators[index].evaluate(
                 self.at(index, own.elements), torch.from_numpy(z).to(self.plan.device)
             )
-            result.append((index, own.elements, np.abs(y - truth.cpu().numpy()), z))
+            result.append((index, own.elements, np.abs(y - truth.cpu().numpy()), weighted[index], z))
         return result
 
     def _point(self, s: np.ndarray) -> Tensor:

@@ -5,6 +5,9 @@ The answer is believed only where an evaluation at the optimum agrees with it an
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -62,7 +65,7 @@ class Encoder:
         rows, columns, values = (np.concatenate([e[k] for e in self.entries]) for k in range(3))
         matrix = csr_array((values, (rows, columns)), shape=(self.rows, self.count))
         limits = LinearConstraint(matrix, np.concatenate(self.row_low), np.concatenate(self.row_high))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _silent():
             warnings.simplefilter("ignore")
             return milp(
                 cost,
@@ -71,6 +74,20 @@ class Encoder:
                 integrality=np.concatenate(self.integer),
                 options={"mip_rel_gap": 1e-9, "time_limit": seconds},
             )
+
+
+@contextlib.contextmanager
+def _silent():
+    """HiGHS prints remarks past its own switch: send them nowhere."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def encode(network, encoder: Encoder) -> tuple[np.ndarray, np.ndarray]:
@@ -165,8 +182,11 @@ def _elementwise(encoder: Encoder, step, x, xl, xu):
     return np.concatenate(blocks), lo, hi
 
 
-def minimum(network, rows: list[tuple[np.ndarray, float]], seconds: float = 30.0):
-    """``(m, x)``: the least ``max_r (row_r . y - constant_r)`` over the box and where it is; None if in doubt."""
+def minimum(network, rows: list[tuple[np.ndarray, float]], seconds: float = 30.0) -> tuple[float, float] | None:
+    """The least ``max_r (row_r . y - constant_r)`` over the box as (proven, attained); None if in doubt.
+
+    They differ only where a sign jumps: exactly at its jump it is 0, which no float32 input may hit.
+    """
     jumps = any(step.operator == "Sign" for step in network.steps)
     answers = []
     for outer in (False, True) if jumps else (False,):
@@ -179,12 +199,11 @@ def minimum(network, rows: list[tuple[np.ndarray, float]], seconds: float = 30.0
         if found.status != 0 or found.x is None:
             return None
         answers.append((float(found.fun), np.clip(found.x[inputs], network.lower, network.upper)))
-    least, x = answers[0]
-    scale = 1 + abs(least)
-    if abs(answers[-1][0] - least) > 2e-6 * scale:
-        return None
+    attained, x = answers[0]
     evaluated = violation(network, rows, x[None])[0]
-    return (least, x) if abs(evaluated - least) <= 2e-6 * scale else None
+    if abs(evaluated - attained) > 2e-6 * (1 + abs(attained)):
+        return None
+    return answers[-1][0], attained
 
 
 def violation(network, rows: list[tuple[np.ndarray, float]], x: np.ndarray) -> np.ndarray:
@@ -228,19 +247,19 @@ def make_case(network, seconds: float = 30.0) -> Case | None:
         found = minimum(network, rows, seconds)
         if found is None or values.min() < found[0] - 1e-6 * scale:
             return None
-        least.append((found[0], scale))
+        least.append((*found, scale))
     sat = bool(random.random() < 0.5)
     share = float(random.choice([1e-4, 1e-2]))
     shifted = []
-    for position, (rows, (m, scale)) in enumerate(zip(clauses, least, strict=True)):
+    for position, (rows, (proven, attained, scale)) in enumerate(zip(clauses, least, strict=True)):
         # Of two clauses at most the first can be violated.
-        move = m + (share if sat and position == 0 else -share) * scale
+        move = attained + share * scale if sat and position == 0 else proven - share * scale
         if kind == "difference":
             network.steps[-1].offset[a] = float(np.float32(network.steps[-1].offset[a] - move))
             shifted.append(rows)
         else:
             shifted.append([(coefficients, _short(constant + move)) for coefficients, constant in rows])
-    return Case(network, shifted, "sat" if sat else "unsat", share * least[0][1], kind)
+    return Case(network, shifted, "sat" if sat else "unsat", share * least[0][2], kind)
 
 
 def _short(x: float) -> float:
