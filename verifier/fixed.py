@@ -21,6 +21,12 @@ from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.root import Facts
 
+# The open end of a box at the jump of a sign: the number next to 0 (see relaxation.open_end).
+JUMP_STEP = torch.finfo(torch.float32).tiny
+
+# Weight of a line's offset against its gap at the minimiser in the score of a split (docs/decisions.md has the counts).
+OFFSET_SHARE = 0.3
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -30,6 +36,8 @@ class Columns:
     elements: tuple[Tensor, ...]
     start: tuple[int, ...]
     total: int
+    jumps: frozenset[int] = frozenset()
+    """Values that a sign reads, and nothing else with a relaxation (``bounds.graph.lattice``)."""
 
 
 def columns_of(plan: Plan, facts: Facts, output: int) -> Columns:
@@ -45,7 +53,8 @@ def columns_of(plan: Plan, facts: Facts, output: int) -> Columns:
             elements.append(found)
             start.append(total)
             total += found.numel()
-    return Columns(tuple(values), tuple(elements), tuple(start), total)
+    jumps = frozenset(v for v in values if any(plan.operators[i].name == "sign" for i in plan.consumers[v]))
+    return Columns(tuple(values), tuple(elements), tuple(start), total, jumps)
 
 
 class Fixed:
@@ -65,6 +74,8 @@ class Fixed:
         }
         self.rows = clauses.rows.view(*clauses.rows.shape[:2], *problem.output_shape)
         self._kept: Tensor | None = None
+        jumps = {v: torch.full((1, *self.search.shape(v)), v in self.columns.jumps) for v in self.columns.values}
+        self._jumps = self._gather(jumps).to(problem.device).bool().squeeze(0)
         self.confirm_failures = 0
 
     def roots(self, flat: Tensor | None = None) -> Fields:
@@ -107,6 +118,8 @@ class Fixed:
         zero = {v: torch.zeros_like(base[v][0]) for v in lower}
         sign = self._spread(zero, fields["sign"], dtype)
         point = {v: torch.where(sign[v] > 0, lower[v], upper[v]) * sign[v].abs() for v in lower}
+        for value in self.columns.jumps:  # a constraint may use the closed hull only
+            point[value] = torch.where(point[value].abs() == JUMP_STEP, 0.0, point[value])
         rows = self.rows[fields["clause"]].to(dtype)
         return Objective(plan, self.problem.output, rows, boxes, self.inputs[dtype], Splits(sign, point))
 
@@ -172,20 +185,14 @@ class Fixed:
 
     def _choose(self, kept: Fields, found: Optimised, objective: Objective, open_: Tensor, row: Tensor) -> None:
         """Set ``column`` and ``point`` of every open domain; column -1 where nothing is left to split."""
-        gap, loss = self._scores(found, objective, open_, row)
         splittable = self._splittable(kept)
-        gap, loss = gap.masked_fill(~splittable, -1), loss.masked_fill(~splittable, -1)
-        count = min(self.candidates, gap.shape[1])
+        count = min(self.candidates, splittable.shape[1])
         if count == 0:
             kept["column"] = torch.full_like(kept["column"], -1)
             return
-        half = max(1, count // 2)
-        proposals = torch.cat([gap.topk(half, 1).indices, loss.topk(count - half, 1).indices], 1) if count > 1 else (
-            gap.topk(1, 1).indices
-        )
-        column = proposals[:, 0]
-        if proposals.shape[1] > 1:
-            column = self._evaluate(kept, proposals)
+        score = self._scores(found, open_, row).masked_fill(~splittable, -1)
+        proposals = score.topk(count, 1).indices
+        column = proposals[:, 0] if count == 1 else self._evaluate(kept, proposals)
         kept["column"] = torch.where(splittable.any(1), column, -1)
         kept["point"] = self._points(kept, kept["column"].clamp(min=0))
 
@@ -199,6 +206,8 @@ class Fixed:
         return torch.cat(parts, 1)
 
     def _reads_with_gap(self, value: int, low: Tensor, high: Tensor) -> Tensor:
+        if value in self.columns.jumps:
+            return (low <= 0) & (high >= 0) & (low < high)
         result = torch.zeros_like(low, dtype=torch.bool)
         for index in self.search.consumers[value]:
             operator = self.search.operators[index]
@@ -218,6 +227,9 @@ class Fixed:
         result = 0.5 * (low + high)
         for value, elements, start in zip(self.columns.values, self.columns.elements, self.columns.start):
             mine = (column >= start) & (column < start + elements.numel())
+            if value in self.columns.jumps:
+                result = torch.where(mine, 0.0, result)
+                continue
             for index in self.search.consumers[value]:
                 operator = self.search.operators[index]
                 if isinstance(operator, Univariate) and operator.piecewise_linear:
@@ -226,27 +238,34 @@ class Fixed:
                         result = torch.where(mine & (low < at) & (high > at), at, result)
         return result
 
-    def _scores(self, found: Optimised, objective: Objective, open_: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
-        """Two cheap scores ``[open, columns]``: the relaxation gap at the minimiser, and the offset the line costs."""
-        gaps, losses = {}, {}
-        trace, lines = found.trace, found.lines
+    def _scores(self, found: Optimised, open_: Tensor, row: Tensor) -> Tensor:
+        """Cheap scores ``[open, columns]``: the relaxation's gap at the mean minimiser, and a share of what its offset costs."""
+        scores = {}
         for value in self.columns.values:
-            gaps[value] = losses[value] = torch.zeros(open_.numel(), *self.search.shape(value), device=row.device)
+            scores[value] = torch.zeros(open_.numel(), *self.search.shape(value), device=row.device)
             for index in self.search.consumers[value]:
-                if index not in trace.positive or not isinstance(self.search.operators[index], Univariate):
-                    continue
-                pick = lambda t: t.expand(found.bound.shape[0], found.bound.shape[1], *t.shape[2:])[open_, row]  # noqa: E731
-                positive, negative, z = pick(trace.positive[index]), pick(trace.negative[index]), pick(found.values[value])
-                line = lines[index]
-                low = pick(line.lower_slopes[0]) * z
-                if line.lower_offset is not None:
-                    low = low + pick(line.lower_offset)
-                offset = pick(line.upper_offset)
-                high = pick(line.upper_slopes[0]) * z + offset
-                y = self.search.operators[index].evaluate(self.search.prepared[index], z)
-                gaps[value] = gaps[value] + positive * (y - low) + negative * (y - high)
-                losses[value] = losses[value] - negative * offset
-        return self._gather(gaps), self._gather(losses)
+                if index in found.trace.positive and isinstance(self.search.operators[index], Univariate):
+                    scores[value] = scores[value] + self._score(index, value, found, open_, row)
+        return self._gather(scores)
+
+    def _score(self, index: int, value: int, found: Optimised, open_: Tensor, row: Tensor) -> Tensor:
+        shape = found.bound.shape
+
+        def pick(t: Tensor) -> Tensor:
+            return t.expand(*shape, *t.shape[2:])[open_, row]
+
+        line, z = found.lines[index], pick(found.values[value])
+        positive, negative = pick(found.trace.positive[index]), pick(found.trace.negative[index])
+        low, high = pick(line.lower_slopes[0]) * z, pick(line.upper_slopes[0]) * z
+        cost = torch.zeros_like(z)
+        if line.lower_offset is not None:
+            offset = pick(line.lower_offset)
+            low, cost = low + offset, cost - positive * offset
+        if line.upper_offset is not None:
+            offset = pick(line.upper_offset)
+            high, cost = high + offset, cost - negative * offset
+        y = self.search.operators[index].evaluate(self.search.prepared[index], z)
+        return positive * (y - low) + negative * (y - high) + OFFSET_SHARE * cost.clamp(min=0)
 
     def _evaluate(self, kept: Fields, proposals: Tensor) -> Tensor:
         """Bound the children of every proposal at the parent's parameters; keep the best worse child."""
@@ -264,12 +283,18 @@ class Fixed:
         return proposals.gather(1, torch.nan_to_num(score, nan=-torch.inf).argmax(1, keepdim=True)).squeeze(1)
 
     def split(self, fields: Fields) -> Fields:
-        """Two children per domain: below and above the point of the chosen column."""
+        """Two children per domain: below and above the point of the chosen column.
+
+        At a jump one side leaves the point out: ``z < p`` and ``z >= p``, or ``z = p`` and ``z > p`` where p is the lower end.
+        """
         column, point = fields["column"].unsqueeze(1), fields["point"].unsqueeze(1)
+        jump = self._jumps[column]
+        first = jump & (fields["lower"].gather(1, column) == point)
+        highest, lowest = torch.where(jump & ~first, -JUMP_STEP, point), torch.where(first, JUMP_STEP, point)
         one = torch.ones_like(column, dtype=torch.int8)
         fields = dict(fields, depth=fields["depth"] + 1)
-        below = dict(fields, upper=fields["upper"].scatter(1, column, point), sign=fields["sign"].scatter(1, column, -one))
-        above = dict(fields, lower=fields["lower"].scatter(1, column, point), sign=fields["sign"].scatter(1, column, one))
+        below = dict(fields, upper=fields["upper"].scatter(1, column, highest), sign=fields["sign"].scatter(1, column, -one))
+        above = dict(fields, lower=fields["lower"].scatter(1, column, lowest), sign=fields["sign"].scatter(1, column, one))
         return {name: torch.cat([below[name], above[name]]) for name in fields}
 
     def splittable(self, fields: Fields) -> Tensor:

@@ -49,7 +49,7 @@ class Options:
     """Domains bounded together in one round, if memory allows."""
     tree_steps: int = 8
     """Steps of slope and multiplier optimisation (alpha, beta) for a domain of the tree."""
-    candidates: int = 4
+    candidates: int = 1
     """Splits of a domain whose children are bounded before one is chosen."""
     input_split_limit: int = 256
     """With at most this many free inputs, splits of inputs are tried as well as splits of neurons."""

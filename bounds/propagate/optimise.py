@@ -80,7 +80,10 @@ def chord_above(operator: Univariate) -> bool:
 
 @dataclass
 class Optimised:
-    """Best bounds ``[domains, rows]`` and the parameters ``[domains, rows, total]`` of the last step that improved."""
+    """Best bounds ``[domains, rows]`` and the parameters ``[domains, rows, total]`` of the last step that improved.
+
+    ``values`` are the means of recent values at the minimisers, ``minimiser`` the last one at the inputs.
+    """
 
     bound: Tensor
     parameters: Tensor
@@ -272,6 +275,11 @@ def _read_by_relaxed(plan: Plan, target: int) -> set[int]:
     return needed
 
 
+# Weight of the latest minimiser in the running mean of minimisers: a subgradient method's averaged minimisers approach the
+# minimiser of the linear program, single ones jump between its corners.
+RECENT = 0.3
+
+
 @dataclass(frozen=True)
 class Schedule:
     """How a bound is improved: steps, step sizes (fractions of a slope, units of a multiplier), decay per step."""
@@ -305,6 +313,7 @@ def optimise(
     gradient, first, second = torch.zeros_like(flat), torch.zeros_like(flat), torch.zeros_like(flat)
     best: Tensor | None = None
     best_flat = flat
+    mean: dict[int, Tensor] | None = None
     for step in range(schedule.steps + 1):
         trace = Trace()
         bound, lines = objective.bound(flat, trace)
@@ -319,12 +328,19 @@ def optimise(
         decided = best > threshold
         if bool((decided.any(1) if any_row else decided).all()):
             break
-        objective.gradient(trace, lines, gradient)
+        at_minimiser = objective.gradient(trace, lines, gradient)
+        if mean is None:
+            mean = {i: v.clone() for i, v in at_minimiser.items()}
+        else:
+            for index, value in mean.items():
+                value.lerp_(at_minimiser[index], RECENT)
         _adam_step(flat, gradient, first, second, rate * schedule.decay**step, step + 1)
         torch.maximum(flat, objective.low, out=flat)
         torch.minimum(flat, objective.high, out=flat)
     values = selected_values(objective.plan, objective.target, trace, lines, objective.inputs)
     minimiser = {i: values[i] for i in objective.inputs if i in values}
+    if mean is not None:
+        values = {i: m.lerp_(values[i], RECENT) for i, m in mean.items()}
     return Optimised(best, best_flat, minimiser, trace, values, lines)
 
 
