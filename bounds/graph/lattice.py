@@ -2,6 +2,9 @@
 
 ``max(a, b) = b + relu(a - b)`` and ``min(a, b) = a - relu(a - b)``; a window is a balanced tree of maxima. The new
 graph computes the same real function; its relaxations are those of ReLU, with slopes to optimise and elements to split.
+
+An operator with jumps gets an operand of its own where another relaxation reads it: a split at a jump leaves one end out,
+which is right for the operator that jumps and for no other.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import numpy as np
 from provenn.bounds.graph._graph import Graph, Node
 
 LATTICE = frozenset({"max", "min", "window_max"})
+JUMPING = frozenset({"sign", "floor", "ceil", "round"})
 # Comparisons (ReLU elements) up to which a rewrite pays: beyond, no search splits its way through them.
 COMPARISONS = 8192
 WINDOW = 16
@@ -36,11 +40,13 @@ def _width(node: Node) -> int:
 def lattice(graph: Graph, limit: int = COMPARISONS) -> Graph:
     """The graph with max, min and window_max (windows of up to 16) as trees of sub, relu and add.
 
-    Returned unchanged where there are none, or where they would take more than ``limit`` comparisons.
+    Returned unchanged where there are none; maxima stay where they would take more than ``limit`` comparisons.
     """
-    if not 0 < comparisons(graph) <= limit:
+    count = comparisons(graph)
+    shared = _shared_jumps(graph)
+    if not shared and not 0 < count <= limit:
         return graph
-    rewrite = _Rewrite(graph)
+    rewrite = _Rewrite(graph, shared, count <= limit)
     position = [rewrite.node(node) for node in graph.nodes]
     return replace(
         graph,
@@ -50,16 +56,32 @@ def lattice(graph: Graph, limit: int = COMPARISONS) -> Graph:
     )
 
 
+def _shared_jumps(graph: Graph) -> frozenset[int]:
+    """Nodes with jumps whose operand other operators read too."""
+    readers = graph.consumers()
+    return frozenset(
+        index
+        for index, node in enumerate(graph.nodes)
+        if node.operator in JUMPING and any(graph.nodes[i].operator != node.operator for i in readers[node.inputs[0]])
+    )
+
+
 class _Rewrite:
-    def __init__(self, graph: Graph):
-        self.graph = graph
+    def __init__(self, graph: Graph, shared: frozenset[int], maxima: bool):
+        self.graph, self.shared, self.maxima = graph, shared, maxima
         self.nodes: list[Node] = []
         self.position: list[int] = []
 
     def node(self, node: Node) -> int:
         """Append a node of the old graph; return where its value is now."""
         moved = replace(node, inputs=tuple(self.position[i] for i in node.inputs))
-        if node.operator == "max":
+        if len(self.position) in self.shared:
+            own = self.push(self.nodes[moved.inputs[0]], "reshape", moved.inputs[0])
+            place = self.push(node, node.operator, own, **node.attributes)
+        elif not self.maxima:
+            self.nodes.append(moved)
+            place = len(self.nodes) - 1
+        elif node.operator == "max":
             place = self.maximum(moved, *moved.inputs)
         elif node.operator == "min":
             x, y = moved.inputs

@@ -54,3 +54,19 @@ def test_too_many_comparisons_and_wide_windows_stay() -> None:
     assert lattice(graph("max"), limit=11).nodes[2].operator == "max"
     wide = lattice(graph("window_max", 17))
     assert any(node.operator == "window_max" for node in wide.nodes)
+
+
+def test_jumps_get_an_operand_of_their_own() -> None:
+    nodes = (
+        Node("input", (), (1, 3)),
+        Node("sign", (0,), (1, 3)),
+        Node("relu", (0,), (1, 3)),
+        Node("add", (1, 2), (1, 3)),
+    )
+    old = Graph(nodes, (0,), (3,))
+    new = lattice(old)
+    readers = new.consumers()
+    (sign,) = (i for i, node in enumerate(new.nodes) if node.operator == "sign")
+    assert readers[new.nodes[sign].inputs[0]] == [sign]
+    x = torch.tensor([[[-1.0, 0.0, 2.0]]])
+    torch.testing.assert_close(evaluate(new, [x]), evaluate(old, [x]))
