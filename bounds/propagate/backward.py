@@ -18,7 +18,7 @@ from provenn.bounds.ops.conv import transposed_windows
 from provenn.bounds.propagate.coefficients import Elements, Rows, Windows, channels_last, is_channels_last
 from provenn.bounds.propagate.extent import Extent, is_image
 from provenn.bounds.propagate.lines import Lines
-from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.plan import Matrix, Plan
 from provenn.bounds.propagate.reduction import Reduction
 from provenn.bounds.propagate.rounding import RoundingError
 from provenn.bounds.propagate.sieve import Sieve
@@ -55,7 +55,8 @@ def dot(a: Rows, v: Tensor) -> Tensor:
     if v.shape[1] == 1:
         if a.shape[0] == 1:
             return (v.reshape(v.shape[0], -1) @ a.reshape(rows, -1).T).view(-1, rows)
-        return torch.bmm(a.reshape(domains, rows, -1), v.reshape(domains, -1, 1)).squeeze(-1)
+        # The vector on the left: about three times as fast as on the right.
+        return torch.bmm(v.reshape(domains, 1, -1), a.reshape(domains, rows, -1).mT).squeeze(1)
     return torch.linalg.vecdot(a.flatten(2), v.flatten(2))
 
 
@@ -100,33 +101,53 @@ class _Sweep:
         self.offset = term if self.offset is None else self.offset + term
 
     def linear(self, index: int, a: Rows, owned: bool) -> None:
-        plan = self.plan
         if isinstance(a, Windows):
             a = a.cleaned()
-        reduced = self.reduction is not None and index in self.reduction.linear
         if self.error is not None:
             self.error.linear(index, a)
-        constant = self.reduction.offset(index) if reduced else plan.offsets[index]  # type: ignore[union-attr]
-        if constant is not None:
-            self.add_offset(dot(a, constant))
-        name = plan.operators[index].name
-        operands = plan.graph.nodes[index].inputs
-        if reduced and not isinstance(a, Windows):
-            self.push(operands[0], self.reduction.through(index, a), True)  # type: ignore[union-attr]
+        reduced = self.reduction is not None and index in self.reduction.linear
+        if isinstance(a, Tensor):
+            matrix = self.reduction.matrix(index) if reduced else self.plan.matrices[index]  # type: ignore[union-attr]
+            if matrix is not None:
+                self._product(index, a, matrix)
+            else:
+                self._transposed(index, a, owned)
             return
-        if not isinstance(a, Tensor):
-            parts = _apart(plan, index, a)
-            if parts is not None:
-                for operand, part in zip(operands, parts, strict=True):
-                    self.push(operand, part, False)
-                return
-            a = a.dense()
+        operands = self.plan.graph.nodes[index].inputs
+        constant = self.plan.offsets[index]
+        if constant is not None:
+            self.add_offset(a.dot(constant))
+        if reduced:
+            self.push(operands[0], self.reduction.columns(index, a), True)  # type: ignore[union-attr, arg-type]
+            return
+        parts = _apart(self.plan, index, a)
+        if parts is None:
+            self._transposed(index, a.dense(), True, constant_done=True)
+            return
+        for operand, part in zip(operands, parts, strict=True):
+            self.push(operand, part, isinstance(part, Tensor))
+
+    def _product(self, index: int, a: Tensor, matrix: Matrix) -> None:
+        """Rows on a vector through a matrix."""
+        domains, rows = a.shape[:2]
+        flat = a.reshape(domains * rows, -1)
+        if matrix.bias is not None:
+            self.add_offset(torch.mv(flat, matrix.bias).view(domains, rows))
+        part = torch.mm(flat, matrix.transposed).view(domains, rows, *matrix.shape)
+        self.push(self.plan.graph.nodes[index].inputs[0], part, True)
+
+    def _transposed(self, index: int, a: Tensor, owned: bool, constant_done: bool = False) -> None:
+        """Dense rows through any linear node."""
+        plan, name = self.plan, self.plan.operators[index].name
+        constant = plan.offsets[index]
+        if constant is not None and not constant_done:
+            self.add_offset(dot(a, constant))
         domains, rows = a.shape[:2]
         if name == "conv" and self.extents and not is_channels_last(a) and is_image(plan.shape(index)):
             a = channels_last(a)
         parts = plan.operators[index].transpose(plan.prepared[index], a.reshape(domains * rows, *a.shape[2:]))  # type: ignore[attr-defined]
         fresh = name in _FRESH or (owned and name == "reshape")
-        for operand, part in zip(operands, parts, strict=True):
+        for operand, part in zip(plan.graph.nodes[index].inputs, parts, strict=True):
             self.push(operand, part.view(domains, rows, *part.shape[1:]), fresh)
 
     def relaxed(self, index: int, a: Rows, owned: bool) -> None:

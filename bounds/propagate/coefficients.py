@@ -192,6 +192,5 @@ def elements_of(shape: tuple[int, ...], index: Tensor, weights: Tensor, extent: 
 
 
 def by_place(shape: tuple[int, ...], index: Tensor) -> Tensor:
-    """The flat elements of an image ordered by position, channels of one position together."""
-    area = shape[2] * shape[3]
-    return index[torch.argsort(torch.remainder(index, area), stable=True)]
+    """The order that sorts flat elements of an image by position, channels of one position together."""
+    return torch.argsort(torch.remainder(index, shape[2] * shape[3]), stable=True)

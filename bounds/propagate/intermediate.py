@@ -19,12 +19,18 @@ from provenn.bounds.propagate.reduction import Reduction
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
 from provenn.bounds.propagate.sieve import Sieve
 
-# Elements of one coefficient tensor that keep a chunk's passes inside the processor's cache.
+# Elements of one coefficient tensor whose pass over one box stays inside the processor's cache.
 CACHE_ELEMENTS = 1 << 18
+# Rows of a value to be bounded together, if it has so many, when domains are counted.
+ROWS = 64
 # Operators with one break point, at 0: once the sign of an element is settled its box matters no more.
 _BY_SIGN = frozenset({"relu", "leaky_relu", "prelu", "abs"})
-# Coefficients of a pass from which it pays to ask for one side of the boxes first and to leave out dead elements.
+# Multiplications of one row's pass from which it pays to ask for one side of the boxes first.
+_COSTLY = 1 << 17
+# Entries of a batch's matrices from which it pays to leave out dead elements.
 _WORTH = 1 << 16
+# Bytes of one coefficient tensor that keep a chunk's passes inside the processor's cache.
+CACHE = 1 << 22
 
 
 def unstable(plan: Plan, value: int, box: Box) -> Tensor:
@@ -61,7 +67,7 @@ class _Batch:
     plan: Plan
     inputs: Mapping[int, Box]
     magnitudes: Magnitudes | None
-    boxes: dict[int, Box]
+    boxes: Boxes
     slopes: Mapping[int, tuple[Tensor | None, Tensor | None]]
     domains: int
     lines: dict[int, Lines] = field(default_factory=dict)
@@ -87,18 +93,23 @@ class _Batch:
         lines = relax(plan, index, boxes, self.slopes.get(index))
         image = is_image(plan.shape(index)) and lines.window is None
         self.lines[index] = lines.channels_last() if image else lines
+        if boxes is self.boxes:
+            self.boxes.lines[index] = self.lines[index]
         if isinstance(plan.operators[index], Univariate):
             low, high = plan.interval(index, boxes)
             self.cuts[index] = (channels_last(low), channels_last(high)) if image else (low, high)
 
-    def bounds(self, value: int, elements: Tensor, sign: float, sift: bool) -> Tensor:
-        """Lower bounds ``[domains, k]`` of ``sign`` times k flat elements of a value."""
+    def bounds(self, value: int, elements: Tensor, signs: Tensor, sift: bool) -> Tensor:
+        """Lower bounds ``[domains, k]`` of k flat elements of a value, each times its sign ``[k]``."""
         plan = self.plan
         extents = plan.extents(value)
+        if extents[value] is not None:
+            order = by_place(plan.shape(value), elements)
+            elements, signs = elements[order], signs[order]
+        size = rows_per_chunk(plan, value, self.domains)
         results = []
-        for part in elements.split(self.rows_at_once(value)):
-            weights = torch.full((1, part.numel()), sign, dtype=plan.dtype, device=plan.device)
-            rows: Elements = elements_of(plan.shape(value), part, weights, extents[value])
+        for part, weights in zip(elements.split(size), signs.split(size), strict=True):
+            rows: Elements = elements_of(plan.shape(value), part, weights.unsqueeze(0), extents[value])
             error = RoundingError(plan, self.magnitudes) if self.magnitudes is not None else None
             sieve = Sieve(self.cuts, self.domains, part.numel(), weights) if sift else None
             bound = backward(
@@ -106,10 +117,8 @@ class _Batch:
                 error=error, extents=extents, reduction=self.reduction, sieve=sieve,
             )  # fmt: skip
             results.append(bound.expand(self.domains, -1))
-        return results[0] if len(results) == 1 else torch.cat(results, 1)
-
-    def rows_at_once(self, value: int) -> int:
-        return rows_per_chunk(self.plan, value, self.domains)
+        result = results[0] if len(results) == 1 else torch.cat(results, 1)
+        return result if extents[value] is None else torch.empty_like(result).index_copy_(1, order, result)
 
     def tighten(self, value: int, box: Box) -> Box:
         """The box of a value with backward bounds of its unstable elements."""
@@ -117,39 +126,32 @@ class _Batch:
         elements = unstable(plan, value, box).flatten(1).any(0).nonzero().squeeze(1)
         if elements.numel() == 0 or interval_is_exact(plan, value):
             return box
-        if is_image(plan.shape(value)):
-            elements = by_place(plan.shape(value), elements)
         self.prepare(value)
-        widest = max(plan.size(i) for i in plan.order(value))
-        if not _by_sign(plan, value) or elements.numel() * self.domains * widest < _WORTH:
-            lower = self.bounds(value, elements, 1.0, False)
-            upper = -self.bounds(value, elements, -1.0, False)
-            return merge(box, elements, lower, upper)
-        return self._by_sign(value, elements, box)
+        if _by_sign(plan, value) and plan.cost(value) > _COSTLY and elements.numel() * self.domains > ROWS:
+            return self._by_sign(value, elements, box)
+        one = torch.ones(elements.numel(), dtype=plan.dtype, device=plan.device)
+        bound = self.bounds(value, torch.cat([elements, elements]), torch.cat([one, -one]), False)
+        return merge(box, elements, bound[:, : one.numel()], -bound[:, one.numel() :])
 
     def _by_sign(self, value: int, elements: Tensor, box: Box) -> Box:
         """The side that the interval makes likely to settle an element's sign first; the other side for the rest."""
-        low, high = box[0].flatten(1), box[1].flatten(1)
-        positive = (low[:, elements] + high[:, elements]).sum(0) > 0
-        low, high = low.clone(), high.clone()
-        rest = []
-        for part, sign in ((elements[positive], 1.0), (elements[~positive], -1.0)):
-            if part.numel():
-                bound = self.bounds(value, part, sign, True)
-                _tighten(low, high, part, bound, sign)
-                rest.append((part[~(bound >= 0).all(0)], -sign))
-        for part, sign in rest:
-            if part.numel():
-                _tighten(low, high, part, self.bounds(value, part, sign, False), sign)
+        low, high = box[0].flatten(1).clone(), box[1].flatten(1).clone()
+        signs = torch.where((low[:, elements] + high[:, elements]).sum(0) > 0, 1.0, -1.0).to(low.dtype)
+        bound = self.bounds(value, elements, signs, True)
+        _tighten(low, high, elements, bound, signs)
+        rest = (~(bound >= 0).all(0)).nonzero().squeeze(1)
+        if rest.numel():
+            elements, signs = elements[rest], -signs[rest]
+            _tighten(low, high, elements, self.bounds(value, elements, signs, False), signs)
         return low.view(box[0].shape), high.view(box[1].shape)
 
 
-def _tighten(low: Tensor, high: Tensor, elements: Tensor, bound: Tensor, sign: float) -> None:
-    """Intersect flat boxes in place with lower bounds of ``sign`` times some elements; NaN changes nothing."""
-    if sign > 0:
-        low[:, elements] = torch.fmax(low[:, elements], bound)
-    else:
-        high[:, elements] = torch.fmin(high[:, elements], -bound)
+def _tighten(low: Tensor, high: Tensor, elements: Tensor, bound: Tensor, signs: Tensor) -> None:
+    """Intersect flat boxes in place with lower bounds of some elements times their signs; NaN changes nothing."""
+    positive = signs > 0
+    for side, kept, end, better in ((1.0, positive, low, torch.fmax), (-1.0, ~positive, high, torch.fmin)):
+        which = elements[kept]
+        end[:, which] = better(end[:, which], side * bound[:, kept])
 
 
 def _by_sign(plan: Plan, value: int) -> bool:
@@ -167,20 +169,24 @@ def _alive(plan: Plan, index: int, box: Box) -> Tensor | None:
     if plan.operators[index].name != "relu":
         return None
     alive = (box[1] > 0).flatten(1).any(0)
-    found = alive.nonzero().squeeze(1)
-    return found if found.numel() < 0.9 * alive.numel() else None
+    # A multiple of 8, which matrix products run fastest with: some dead elements stay.
+    count = -(-int(alive.sum()) // 8) * 8
+    if count > 0.9 * alive.numel():
+        return None
+    return torch.argsort(alive.to(torch.int8), descending=True, stable=True)[:count]
 
 
 def rows_per_chunk(plan: Plan, value: int, domains: int, elements: int = CACHE_ELEMENTS) -> int:
     """How many elements of a value to bound together so that a coefficient tensor stays small."""
-    extents = plan.extents(value)
-    widest = 1
-    for index in plan.order(value):
-        extent = extents.get(index)
-        if index == value:
-            continue
-        widest = max(widest, plan.size(index) if extent is None else plan.shape(index)[1] * extent.area)
-    return max(16, elements // max(1, domains * widest))
+    return max(16, elements // max(1, domains * plan.widest(value)[1]))
+
+
+class Boxes(dict[int, Box]):
+    """Boxes of values, with the lines that relaxed nodes have over them where those were needed on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: dict[int, Lines] = {}
 
 
 def intermediate_boxes(
@@ -191,7 +197,7 @@ def intermediate_boxes(
     magnitudes: Magnitudes | None = None,
     slopes: Mapping[int, tuple[Tensor | None, Tensor | None]] | None = None,
     until: int | None = None,
-) -> dict[int, Box]:
+) -> Boxes:
     """Boxes ``[domains, *shape]`` of every value up to ``until`` for a batch of input boxes.
 
     With ``magnitudes`` (float64 plans) every number is outward rounded. ``known`` are facts (a parent's boxes, splits) to
@@ -199,15 +205,57 @@ def intermediate_boxes(
     whose sign is settled keeps its interval on the other side.
     """
     domains = max(box[0].shape[0] for box in inputs.values())
-    batch = _Batch(plan, inputs, magnitudes, {}, slopes or {}, domains)
+    size = domains_at_once(plan)
+    if domains > size:
+        parts = [
+            intermediate_boxes(
+                plan, _domains(inputs, start, size), known=_domains(known, start, size), magnitudes=magnitudes,
+                slopes=_domains(slopes, start, size), until=until,
+            )
+            for start in range(0, domains, size)
+        ]  # fmt: skip
+        return joined(parts, domains)
+    batch = _Batch(plan, inputs, magnitudes, Boxes(), slopes or {}, domains)
     if plan.reducible and domains * max(plan.size(i) for i in plan.reducible) ** 2 > _WORTH:
         batch.reduction = Reduction(plan)
 
     def tighten(value: int, box: Box, boxes: dict[int, Box]) -> Box:
-        batch.boxes = boxes
         return batch.tighten(value, box)
 
-    return interval_boxes(plan, inputs, known=known, tighten=tighten, until=until)
+    interval_boxes(plan, inputs, known=known, tighten=tighten, until=until, into=batch.boxes)
+    return batch.boxes
+
+
+def domains_at_once(plan: Plan) -> int:
+    """Domains whose coefficients of some dozens of rows stay in the processor's cache; on an accelerator as many as fit."""
+    if plan.device.type != "cpu":
+        return 1 << 16
+    rows = max((plan.size(v) for v in plan.bounded), default=1)
+    widest = max((plan.widest(v)[1] for v in plan.bounded), default=1)
+    return max(1, CACHE // (plan.dtype.itemsize * min(ROWS, rows) * widest))
+
+
+def _domains(per_value, start: int, size: int):  # noqa: ANN001, ANN202
+    """A run of domains of pairs of tensors ``[1|domains, ...]`` per value."""
+    if per_value is None:
+        return None
+    cut = lambda t: t if t is None or t.shape[0] == 1 else t[start : start + size]  # noqa: E731
+    return {value: (cut(pair[0]), cut(pair[1])) for value, pair in per_value.items()}
+
+
+def joined(parts: list[Boxes], domains: int) -> Boxes:
+    """The boxes of runs of domains put together; values that do not depend on the domain keep one."""
+    result = Boxes()
+    for value, first in parts[0].items():
+        sides = [torch.cat([_filled(part, value, side) for part in parts]) for side in (0, 1)]
+        result[value] = (sides[0], sides[1]) if sides[0].shape[0] == domains else first
+    return result
+
+
+def _filled(part: Boxes, value: int, side: int) -> Tensor:
+    count = max(box[0].shape[0] for box in part.values())
+    end = part[value][side]
+    return end.expand(count, *end.shape[1:])
 
 
 # Affine operators whose outputs sum several elements: a chain of two is where intervals lose something.

@@ -18,13 +18,14 @@ def interval_boxes(
     known: Mapping[int, Box] | None = None,
     tighten: Callable[[int, Box, dict[int, Box]], Box] | None = None,
     until: int | None = None,
+    into: dict[int, Box] | None = None,
 ) -> dict[int, Box]:
     """A box ``[domains, *shape]`` for every value up to ``until``, outward rounded in float64.
 
     ``known`` boxes are facts that are intersected with what the interval gives. ``tighten(value, box, boxes)`` may
-    replace the box of a value that relaxations read before anything is derived from it.
+    replace the box of a value that relaxations read before anything is derived from it. ``into`` receives the boxes.
     """
-    boxes: dict[int, Box] = {}
+    boxes: dict[int, Box] = {} if into is None else into
     bounded = frozenset(plan.bounded)
     for index in range(len(plan.graph.nodes)):
         if until is not None and index > until:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -112,6 +113,10 @@ def relax(
     if isinstance(operator, Univariate):
         lower, upper = boxes[operands[0]]
         given = slopes or (None, None)
+        if operator.name == "relu" and slopes is None:
+            found = _relu(lower.unsqueeze(1), upper.unsqueeze(1))
+            if found is not None:
+                return found
         kl, bl, ku, bu = relaxation.lines(operator, prepared, lower.unsqueeze(1), upper.unsqueeze(1), *given)
         through = operator.name in THROUGH_ORIGIN
         return Lines((kl,), None if through else bl, (ku,), bu, positive_upper_offset=through)
@@ -131,6 +136,26 @@ def relax(
     return Lines((), lower.unsqueeze(1), (), upper.unsqueeze(1))
 
 
+def _relu(lower: Tensor, upper: Tensor) -> Lines | None:
+    """The starting lines of a relu: chord above, slope 0 or 1 below; None where an end is infinite.
+
+    On the box cut at 0 a stable element has slope exactly 1 or 0 and offset exactly 0. The chord's slope is rounded: at the upper
+    end it misses by at most 3 roundings of ``high``.
+    """
+    low, high = lower.clamp(max=0), upper.clamp(min=0)
+    width = high - low
+    if not math.isfinite(width.sum()):
+        return None
+    info = torch.finfo(lower.dtype)
+    above = high / width.clamp(min=info.tiny)
+    offset = (above * low).neg_()
+    if lower.dtype == torch.float64:
+        unstable = torch.minimum(high, -low) > 0
+        offset.addcmul_(unstable.to(lower.dtype), high * (4 * info.eps) + info.tiny)
+    below = (high > -low).to(lower.dtype)
+    return Lines((below,), None, (above,), offset, positive_upper_offset=True)
+
+
 def relax_all(
     plan: Plan,
     target: int,
@@ -139,4 +164,8 @@ def relax_all(
 ) -> dict[int, Lines]:
     """Lines of every relaxed node below the target."""
     given = slopes or {}
-    return {index: relax(plan, index, boxes, given.get(index)) for index in plan.relaxed_below(target)}
+    known: Mapping[int, Lines] = getattr(boxes, "lines", {}) if not given else {}
+    return {
+        index: known[index] if index in known else relax(plan, index, boxes, given.get(index))
+        for index in plan.relaxed_below(target)
+    }

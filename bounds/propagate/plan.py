@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from provenn.bounds.propagate.extent import Extent
 
 
+@dataclass(frozen=True)
+class Matrix:
+    """A linear node on vectors: rows ``a [k, m]`` become ``a @ transposed [m, n]`` on the operand of ``shape``."""
+
+    transposed: torch.Tensor
+    bias: torch.Tensor | None
+    shape: tuple[int, ...]
+
+
 @dataclass(eq=False)
 class Plan:
     """Compiled once per graph, element type and device; bound calls walk it.
@@ -38,6 +47,9 @@ class Plan:
             prepare(node, tuple(nodes[i].shape for i in node.inputs), self.dtype, self.device) for node in nodes
         ]
         self._orders: dict[int, tuple[int, ...]] = {}
+        self._relaxed_below: dict[int, tuple[int, ...]] = {}
+        self._widest: dict[int, tuple[int, int]] = {}
+        self._cost: dict[int, int] = {}
         self._extents: dict[int, dict[int, Extent | None]] = {}
 
     @cached_property
@@ -78,6 +90,24 @@ class Plan:
             self._extents[target] = extents(self, target)
         return self._extents[target]
 
+    def widest(self, target: int) -> tuple[int, int]:
+        """Elements of the widest value below the target: dense, and as far as rows of single elements spread."""
+        if target not in self._widest:
+            extents, dense, apart = self.extents(target), 1, 1
+            for index in self.order(target)[1:]:
+                extent = extents.get(index)
+                dense = max(dense, self.size(index))
+                apart = max(apart, self.size(index) if extent is None else self.shape(index)[1] * extent.area)
+            self._widest[target] = dense, apart
+        return self._widest[target]
+
+    def cost(self, target: int) -> int:
+        """Multiplications of one dense row's pass from the target, roughly."""
+        if target not in self._cost:
+            linear = (i for i in self.order(target) if self.linear[i])
+            self._cost[target] = sum(self.size(i) * self.operators[i].length(self.prepared[i]) for i in linear)  # type: ignore[attr-defined]
+        return self._cost[target]
+
     @cached_property
     def relaxed(self) -> tuple[int, ...]:
         return tuple(i for i, linear in enumerate(self.linear) if not linear)
@@ -99,13 +129,50 @@ class Plan:
         operands = [boxes[i] for i in self.graph.nodes[index].inputs]
         if isinstance(operator, Univariate):
             return operator.interval(prepared, *operands[0])
+        if self.dtype == torch.float32 and operator.name == "linear" and "weight" in prepared.tensors:
+            return self._interval_without_care(prepared, *operands[0])
         return operator.interval(prepared, *operands)
+
+    def _interval_without_care(
+        self, prepared: Prepared, lower: torch.Tensor, upper: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The image of a matrix in float32, where nothing is proven: no rounding error is formed."""
+        weight = prepared.tensors["weight"]
+        absolute = prepared.tensors.get("weight_absolute")
+        if absolute is None:
+            absolute = prepared.tensors["weight_absolute"] = weight.abs()
+        centre, radius = (upper + lower).mul_(0.5), (upper - lower).mul_(0.5)
+        centre, radius = torch.matmul(centre, weight), torch.matmul(radius, absolute)
+        bias = prepared.tensors.get("bias")
+        if bias is not None:
+            centre = centre + bias
+        return (centre - radius).nan_to_num_(nan=-torch.inf, neginf=-torch.inf), (centre + radius).nan_to_num_(
+            nan=torch.inf, posinf=torch.inf
+        )
 
     def shape(self, value: int) -> tuple[int, ...]:
         return self.graph.nodes[value].shape
 
+    @cached_property
+    def matrices(self) -> list[Matrix | None]:
+        """The matrix of every linear node that is a dense one on a single vector."""
+        return [self._matrix(index) for index in range(len(self.graph.nodes))]
+
+    def _matrix(self, index: int) -> Matrix | None:
+        node, prepared = self.graph.nodes[index], self.prepared[index]
+        if node.operator != "linear" or "weight" not in prepared.tensors or node.size != node.shape[-1]:
+            return None
+        shape = self.shape(node.inputs[0])
+        if shape[-1] != self.size(node.inputs[0]):
+            return None
+        return Matrix(prepared.tensors["weight"].mT, prepared.tensors.get("bias"), shape)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        return [node.size for node in self.graph.nodes]
+
     def size(self, value: int) -> int:
-        return self.graph.nodes[value].size
+        return self.sizes[value]
 
     def order(self, target: int) -> tuple[int, ...]:
         """The target and its ancestors, the target first, every node before its operands.
@@ -122,7 +189,9 @@ class Plan:
 
     def relaxed_below(self, target: int) -> tuple[int, ...]:
         """The relaxed nodes a backward pass from the target walks through, the latest first."""
-        return tuple(i for i in self.order(target) if not self.linear[i])
+        if target not in self._relaxed_below:
+            self._relaxed_below[target] = tuple(i for i in self.order(target) if not self.linear[i])
+        return self._relaxed_below[target]
 
     def bounded_below(self, target: int) -> tuple[int, ...]:
         """The values whose boxes a backward pass from the target needs, in topological order."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.coefficients import Elements
-from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.plan import Matrix, Plan
 
 
 def reducible(plan: Plan) -> frozenset[int]:
@@ -24,19 +24,9 @@ def reducible(plan: Plan) -> frozenset[int]:
         operand = plan.graph.nodes[index].inputs[0]
         chain = [operand, *plan.consumers[index]]
         private = plan.consumers[operand] == [index] and not {index, operand} & set(plan.graph.outputs)
-        if private and plan.consumers[index] and all(_is_matrix(plan, i) for i in chain):
+        if private and plan.consumers[index] and all(plan.matrices[i] is not None for i in chain):
             found.add(index)
     return frozenset(found)
-
-
-def _is_matrix(plan: Plan, index: int) -> bool:
-    node = plan.graph.nodes[index]
-    return (
-        node.operator == "linear"
-        and "sparse" not in plan.prepared[index].derived
-        and node.size == node.shape[-1]
-        and plan.size(node.inputs[0]) == plan.shape(node.inputs[0])[-1]
-    )
 
 
 class Reduction:
@@ -46,34 +36,41 @@ class Reduction:
         self.plan = plan
         self.alive: dict[int, Tensor] = {}
         self.linear: set[int] = set()
-        self._through: dict[int, Tensor] = {}
+        self._matrices: dict[int, Matrix] = {}
 
     def add(self, index: int, alive: Tensor) -> None:
         """Leave out of elementwise node ``index`` all but the flat elements ``alive``."""
         operand = self.plan.graph.nodes[index].inputs[0]
         self.alive[index] = self.alive[operand] = alive
-        self.linear.update((operand, *self.plan.consumers[index]))
+        touched = (operand, *self.plan.consumers[index])
+        self.linear.update(touched)
+        for other in touched:
+            self._matrices.pop(other, None)
 
     def cut(self, index: int, vector: Tensor) -> Tensor:
         """The live part of a ``[..., n]`` on value ``index``."""
         return vector.index_select(-1, self.alive[index]) if index in self.alive else vector
 
-    def offset(self, index: int) -> Tensor | None:
-        constant = self.plan.offsets[index]
-        return None if constant is None else self.cut(index, constant)
-
-    def through(self, index: int, a: Tensor | Elements) -> Tensor:
-        """Rows ``[domains, rows, 1.., m]`` on a linear node carried to its operand, live elements only."""
-        weight = self.plan.prepared[index].tensors["weight"]
-        operand = self.plan.graph.nodes[index].inputs[0]
-        if isinstance(a, Elements):
-            columns = self.cut(operand, weight.T.index_select(0, a.index)) * a.weights.unsqueeze(2)
-            return columns.view(*a.weights.shape, *self.plan.shape(operand)[:-1], -1)
-        matrix = self._through.get(index)
-        if matrix is None:
-            matrix = weight if index not in self.alive else weight.index_select(1, self.alive[index])
+    def matrix(self, index: int) -> Matrix:
+        """The live part of a linear node's matrix."""
+        if index not in self._matrices:
+            whole = self.plan.matrices[index]
+            operand = self.plan.graph.nodes[index].inputs[0]
+            assert whole is not None
+            weight, bias, shape = whole.transposed.mT, whole.bias, whole.shape
+            if index in self.alive:
+                weight = weight.index_select(1, self.alive[index])
+                bias = None if bias is None else bias.index_select(0, self.alive[index])
             if operand in self.alive:
-                matrix = matrix.index_select(0, self.alive[operand])
-            self._through[index] = matrix = matrix.T.contiguous()
-        flat = a.flatten(2)
-        return torch.matmul(flat, matrix).view(*flat.shape[:2], *self.plan.shape(operand)[:-1], -1)
+                weight = weight.index_select(0, self.alive[operand])
+                shape = (*shape[:-1], weight.shape[0])
+            self._matrices[index] = Matrix(weight.mT, bias, shape)
+        return self._matrices[index]
+
+    def columns(self, index: int, a: Elements) -> Tensor:
+        """Rows of single elements of a linear node carried to its operand, live elements only."""
+        whole = self.plan.matrices[index]
+        operand = self.plan.graph.nodes[index].inputs[0]
+        assert whole is not None
+        columns = self.cut(operand, whole.transposed.index_select(0, a.index)) * a.weights.unsqueeze(2)
+        return columns.view(*columns.shape[:2], *whole.shape[:-1], -1)
