@@ -333,7 +333,7 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
 def _race(run: _Run, searches: list[Search | Programs], slices: float) -> str:
     """Give each slice to the search that is expected to end first, judged by what it did in its last one."""
     running = list(searches)
-    left = {id(s): float("inf") for s in searches if s.seconds}
+    left = {id(s): _seconds_left(1.0, s.remaining(), s.seconds) for s in searches if s.seconds}
     while True:
         fresh = [s for s in running if not s.seconds]
         chosen = fresh[0] if fresh else min(running, key=lambda s: left.get(id(s), 0.0))
