@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from provenn.bounds.graph import evaluate
+from provenn.bounds.graph import evaluator
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.ops.relaxation import open_end
 from provenn.bounds.propagate.backward import backward
@@ -53,16 +53,15 @@ def proven_margin(
     boxes = cut_boxes(domain.boxes, cuts)
     lines: dict[int, Lines] = {}
     for index in plan.relaxed_below(output):
-        base = relax(plan, index, boxes)
+        slopes = None
         if index in found.slopes:
-            elements, lower, upper = found.slopes[index]
-            slopes = [
-                k[0].expand(1, 1, *plan.shape(index)).clone() for k in (base.lower_slopes, base.upper_slopes)
-            ]
-            for slope, given in zip(slopes, (lower, upper), strict=True):
-                slope.view(-1)[torch.from_numpy(elements)] = torch.from_numpy(given).to(slope)
-            base = relax(plan, index, boxes, (slopes[0], slopes[1]))
-        lines[index] = base
+            # Slopes of elements that are linear in their box are not read.
+            elements, *given = found.slopes[index]
+            dense = [torch.zeros(plan.size(index), dtype=torch.float64, device=plan.device) for _ in given]
+            for slope, values in zip(dense, given, strict=True):
+                slope[torch.from_numpy(elements)] = torch.from_numpy(values).to(slope)
+            slopes = (dense[0].view(1, 1, *plan.shape(index)), dense[1].view(1, 1, *plan.shape(index)))
+        lines[index] = relax(plan, index, boxes, slopes)
     multipliers: dict[int, tuple[Tensor, Tensor]] = {}
     for (value, element), multiplier in found.multipliers.items():
         if multiplier == 0:
@@ -132,6 +131,7 @@ class Tree:
             (-float("inf"), next(self._ticket), {}, None, 1.0)
         ]
         self._program: Program | None = None
+        self._evaluate = evaluator(plan.graph, torch.float64, plan.device)
 
     @property
     def remaining(self) -> float:
@@ -189,7 +189,7 @@ class Tree:
             size = self.plan.size(index)
             shaped.append(point[start : start + size].view(1, *self.plan.shape(index)))
             start += size
-        y = evaluate(self.plan.graph, shaped, dtype=torch.float64, device=self.plan.device)[0].flatten()
+        y = self._evaluate(shaped)[0].flatten()
         return bool((self.domain.rows @ y <= self.domain.threshold).all())
 
     # -- splitting -------------------------------------------------------------------------------------
