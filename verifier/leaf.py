@@ -74,7 +74,6 @@ def proven_margin(
         term = multiplier * (ends[0] if multiplier > 0 else ends[1])
         signed.view(-1)[element] = multiplier
         multipliers[value] = signed, constant + term
-        slack += abs(term) * gamma(len(found.multipliers) + 8, torch.float64)
     bound = backward(
         plan,
         output,

@@ -352,6 +352,7 @@ def backward(
             sweep.add_offset(constant)
             if error is not None:
                 error.accumulated(index, a)
+                error.multiplied(index, signed)
         box = inputs.get(index) if stop is None else stop.get(index, inputs.get(index))
         if box is not None:
             if trace is not None:

@@ -120,6 +120,10 @@ class RoundingError:
     def accumulated(self, value: int, a: Rows) -> None:
         self._add(a, self._cut(value, self.magnitudes.reach[value] * (4 * self.unit)))
 
+    def multiplied(self, value: int, signed: Tensor) -> None:
+        """Error of the sum of multipliers times split points, which lie in the value's box."""
+        self._add(signed, self.magnitudes.value[value] * (2 * self._factor(value)))
+
     def concretised(self, value: int, a: Rows, box: tuple[Tensor, Tensor]) -> None:
         reach = torch.maximum(box[0].abs(), box[1].abs()).unsqueeze(1)
         self._add(a, reach * self._factor(value))
