@@ -203,7 +203,7 @@ class Fixed:
         for value, elements, start in zip(self.columns.values, self.columns.elements, self.columns.start):
             low, high = lower[:, start : start + elements.numel()], upper[:, start : start + elements.numel()]
             parts.append(self._reads_with_gap(value, low, high))
-        return torch.cat(parts, 1)
+        return torch.cat(parts, 1) if parts else torch.zeros_like(lower, dtype=torch.bool)
 
     def _reads_with_gap(self, value: int, low: Tensor, high: Tensor) -> Tensor:
         if value in self.columns.jumps:
