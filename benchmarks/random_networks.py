@@ -21,8 +21,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 TESTS = Path(__file__).resolve().parent.parent / "tests" / "soundness"
 FIELDS = (
-    "seed", "family", "kind", "inputs", "distance", "truth", "verdict", "seconds", "milp_seconds", "domains", "programs",
-    "strategy", "reason",
+    "seed", "family", "kind", "inputs", "distance", "truth", "verdict", "seconds", "milp_seconds", "domains",
+    "programs", "strategy", "reason",
 )  # fmt: skip
 
 
@@ -87,7 +87,9 @@ def report(rows: list[dict]) -> int:
     judged = [r for r in rows if r["verdict"] != "left out"]
     wrong = [r for r in judged if {r["truth"], r["verdict"]} == {"sat", "unsat"}]
     undecided = [r for r in judged if r["verdict"] not in ("sat", "unsat")]
-    print(f"{'family':10} {'count':>6} {'sat':>6} {'unsat':>6} {'open':>6} {'wrong':>6} {'mean s':>7} {'max s':>7}")
+    print(
+        f"{'family':10} {'count':>6} {'sat':>6} {'unsat':>6} {'open':>6} {'wrong':>6} {'mean s':>7} {'max s':>7}"
+    )
     for family in [*sorted({r["family"] for r in judged}), "all"]:
         part = [r for r in judged if family in (r["family"], "all")]
         truths = Counter(r["truth"] for r in part)
@@ -98,9 +100,12 @@ def report(rows: list[dict]) -> int:
             f"{family:10} {len(part):6} {truths['sat']:6} {truths['unsat']:6} {left:6} {bad:6} {mean:7.2f} {most:7.2f}"
         )
     if judged:
-        print(f"undecided: {100 * len(undecided) / len(judged):.2f} %; left out (minimum in doubt): {len(rows) - len(judged)}")
+        share, doubtful = 100 * len(undecided) / len(judged), len(rows) - len(judged)
+        print(f"undecided: {share:.2f} %; left out (minimum in doubt): {doubtful}")
     for row in wrong:
-        print(f"WRONG: seed {row['seed']} ({row['family']}, {row['kind']}): {row['verdict']}, truth {row['truth']}")
+        print(
+            f"WRONG: seed {row['seed']} ({row['family']}, {row['kind']}): {row['verdict']}, truth {row['truth']}"
+        )
     return len(wrong)
 
 

@@ -317,12 +317,12 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     clauses, numbers, starts, facts = left
     if len(clauses) == 0:
         return "refuted"
-    bounder = Fixed(run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates)
-    run.say(f"neuron splits over {bounder.columns.total} unstable elements")
-    searches: list[Search | Programs] = [_search(run, bounder, clauses, numbers, None, max(8, run.options.batch // 8))]
+    tree = Fixed(run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates)
+    run.say(f"neuron splits over {tree.columns.total} unstable elements")
+    searches: list[Search | Programs] = [_search(run, tree, clauses, numbers, None, max(8, run.options.batch // 8))]
     if inputs is not None:
         searches.insert(0, inputs)
-    if run.options.exact_leaves and bounder.columns.total <= PROGRAM_ELEMENTS:
+    if run.options.exact_leaves and tree.columns.total <= PROGRAM_ELEMENTS:
         searches.insert(0 if small else len(searches), Programs(
             run.problem, clauses, facts, check=_checker(run, clauses, numbers),
             progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),

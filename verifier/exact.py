@@ -11,8 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.intermediate import intermediate_boxes
+from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
 from provenn.verifier.fixed import Fixed

@@ -83,9 +83,9 @@ def proven_margin(
         multipliers=multipliers,
         error=RoundingError(plan, magnitudes),
     )
-    value = float(bound)
+    total = float(bound)
     # The subtraction rounds once, the slack a few times.
-    margin = value - threshold - (abs(value) + abs(threshold)) * 1e-15 - slack * 1.000001
+    margin = total - threshold - (abs(total) + abs(threshold)) * 1e-15 - slack * 1.000001
     return margin if margin == margin else -float("inf")
 
 
@@ -110,18 +110,31 @@ def cut_boxes(boxes: Mapping[int, Box], cuts: Cuts) -> dict[int, Box]:
     return result
 
 
+def _inner(cuts: Cuts) -> dict[Place, Cut]:
+    """Cuts at a jump with the ends that they leave out moved inside: optima there are not taken by the network."""
+    result = {}
+    for place, cut in cuts.items():
+        (low, high), (first, last) = cut.closed, cut.box
+        step = 1e-6 * (high - low)
+        ends = (low + step if first != low else low, high - step if last != high else high)
+        if ends != cut.closed:
+            result[place] = Cut(cut.box, ends)
+    return result
+
+
 class Tree:
     """Decides one domain by programs; ``run`` may be called again after a pause.
 
     ``ending`` is None while nodes are open, then ``refuted``, ``violated`` (points violate in float64, which a replay
-    in another type may not repeat) or ``stuck``: a node with nothing left to split whose margin floating point
-    cannot settle, or that HiGHS cannot answer. ``points`` are candidates, the latest last.
+    in another type may not repeat) or ``stuck``: there are nodes with nothing left to split whose margin floating
+    point cannot settle, or that HiGHS cannot answer; ``margin`` is the lowest of them. ``points`` are candidates,
+    the latest last.
     """
 
     def __init__(self, plan: Plan, output: int, magnitudes: Magnitudes, domain: Domain):
         self.plan, self.output, self.magnitudes, self.domain = plan, output, magnitudes, domain
         self.ending: str | None = None
-        self.violations = 0
+        self.violations = self.undecided = 0
         self.points: list[Tensor] = []
         self.margin = -float("inf")
         self.programs = 0
@@ -129,6 +142,7 @@ class Tree:
         self._open: list[tuple[float, int, dict[Place, Cut], object, float]] = [
             (-float("inf"), next(self._ticket), {}, None, 1.0)
         ]
+        self._lowest = float("inf")
         self._program: Program | None = None
         self._evaluate = evaluator(plan.graph, torch.float64, plan.device)
 
@@ -152,34 +166,51 @@ class Tree:
 
     def _step(self, program: Program) -> None:
         if not self._open:
-            self.ending = "violated" if self.violations else "refuted"
+            self.ending = "violated" if self.violations else "stuck" if self.undecided else "refuted"
+            self.margin = self._lowest
             return
         _, _, cuts, basis, share = heapq.heappop(self._open)
         found = program.solve(cuts, basis)
         self.programs += 1
         if found is None:
-            self.ending = "stuck"
+            self._leave(-float("inf"))
             return
         if found.empty or found.margin > 0:
             proven = proven_margin(self.plan, self.output, self.domain, cuts, found, self.magnitudes)
             if proven > 0:
                 return
         else:
-            self.points.append(found.point)
-            self.violations += self._violates(found.point)
-            if self.violations == VIOLATIONS:
-                self.ending, self.margin = "violated", found.margin
-                return
+            self._try(found.point)
         place = self._worst(cuts, found)
         if place is None:
-            if not self.violations:
-                self.ending, self.margin = "stuck", found.margin
+            inner = _inner(cuts)
+            if (
+                inner
+                and not found.empty
+                and (again := program.solve({**cuts, **inner})) is not None
+                and not again.empty
+            ):
+                self._try(again.point)
+            self._leave(found.margin)
+        if place is None or self.ending is not None:
             return
         children = self._children(cuts, *place)
         for child in children:
             node = (found.margin, next(self._ticket), child, found.basis, share / len(children))
             heapq.heappush(self._open, node)
         self.margin = self._open[0][0]
+
+    def _leave(self, margin: float) -> None:
+        """Give a node up."""
+        self.undecided += 1
+        self._lowest = min(self._lowest, margin)
+
+    def _try(self, point: Tensor) -> None:
+        """Remember a candidate; enough that violate in float64 end the tree."""
+        self.points.append(point)
+        self.violations += self._violates(point)
+        if self.violations == VIOLATIONS:
+            self.ending = "violated"
 
     def _violates(self, point: Tensor) -> bool:
         """Whether the network itself violates the clause at a point."""

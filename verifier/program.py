@@ -64,8 +64,8 @@ class Solution:
 
     ``margin`` is the least ``max_r (row_r y - threshold_r)`` (or the excess of the contradiction); ``point`` a
     flat input. ``weights`` ``[r]``, ``multipliers`` (signed, per place) and ``slopes`` (per elementwise node: elements,
-    lower, upper) are the dual. ``gaps`` is (node, elements, gap, weight, operand): what each relaxed element misses its function by, and
-    the dual weight of its lines.
+    lower, upper) are the dual. ``gaps`` is (node, elements, gap, weight, operand): what each relaxed element misses
+    its function by, and the dual weight of its lines.
     """
 
     empty: bool
@@ -111,7 +111,8 @@ class Program:
         self.relaxed: dict[int, _Relaxed] = {}
         self.fixed_rows: list[np.ndarray] = []
         self.bounds: dict[Place, np.ndarray] = {}
-        self.low, self.high = [], []
+        self.low: list[float] = []
+        self.high: list[float] = []
         self._cache: dict[tuple[int, int, Ends], tuple[np.ndarray, ...]] = {}
         self._variables()
         self._walk()
@@ -225,6 +226,7 @@ class Program:
     def _hull(self, own: _Relaxed, chosen: np.ndarray, lower: Tensor, upper: Tensor):
         """Lines (slopes, offsets) of some elements over given boxes: the ends of the slope ranges and the start."""
         operator, prepared = self.plan.operators[own.index], self.at(own.index, own.elements[chosen])
+        assert isinstance(operator, Univariate)
         ranges = relaxation.slope_range(operator, prepared, lower, upper)
         start = relaxation.lines(operator, prepared, lower, upper)
         sides = []
@@ -315,7 +317,7 @@ class Program:
         slopes, weighted = self._slopes(hulls, dual, sum(map(len, self.fixed_rows)), multipliers)
         weights = np.zeros(conditions) if found.empty else dual[first:]
         s = found.x[: self.size]
-        gaps = [] if found.empty else self._gaps(s, weighted)
+        gaps = self._gaps(s, weighted)
         return Solution(
             found.empty, found.value, self._point(s), weights, multipliers, slopes, gaps, found.basis
         )

@@ -3,8 +3,8 @@
 ``max(a, b) = b + relu(a - b)`` and ``min(a, b) = a - relu(a - b)``; a window is a balanced tree of maxima. The new
 graph computes the same real function; its relaxations are those of ReLU, with slopes to optimise and elements to split.
 
-An operator with jumps gets an operand of its own where another relaxation reads it: a split at a jump leaves one end out,
-which is right for the operator that jumps and for no other.
+An operator with jumps gets an operand of its own where another relaxation reads it: a split at a jump leaves one
+end out, which is right for the operator that jumps and for no other.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def _shared_jumps(graph: Graph) -> frozenset[int]:
     return frozenset(
         index
         for index, node in enumerate(graph.nodes)
-        if node.operator in JUMPING and any(graph.nodes[i].operator != node.operator for i in readers[node.inputs[0]])
+        if node.operator in JUMPING
+        and any(graph.nodes[i].operator != node.operator for i in readers[node.inputs[0]])
     )
 
 
@@ -94,7 +95,9 @@ class _Rewrite:
         self.position.append(place)
         return place
 
-    def push(self, like: Node, operator: str, *inputs: int, shape: tuple[int, ...] | None = None, **attributes) -> int:
+    def push(
+        self, like: Node, operator: str, *inputs: int, shape: tuple[int, ...] | None = None, **attributes
+    ) -> int:
         shape = like.shape if shape is None else shape
         made = replace(like, operator=operator, inputs=inputs, shape=shape, attributes=attributes)
         self.nodes.append(made)

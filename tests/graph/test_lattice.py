@@ -34,7 +34,9 @@ def graph(operator: str, width: int = 4) -> Graph:
     return Graph(tuple(nodes), (0,), (4, 2))
 
 
-@pytest.mark.parametrize("operator, width", [("max", 0), ("min", 0), *(("window_max", n) for n in (2, 3, 4, 5, 9, 16))])
+@pytest.mark.parametrize(
+    "operator, width", [("max", 0), ("min", 0), *(("window_max", n) for n in (2, 3, 4, 5, 9, 16))]
+)
 def test_same_outputs(operator: str, width: int) -> None:
     old = graph(operator, width)
     new = lattice(old)

@@ -253,9 +253,7 @@ def _atom(coefficients: np.ndarray, constant: float) -> str:
     (places,) = np.nonzero(coefficients)
     if len(places) == 2:
         assert constant == 0 and sorted(coefficients[places]) == [-1, 1]
-        low, high = (
-            (places[0], places[1]) if coefficients[places[0]] == 1 else (places[1], places[0])
-        )
+        low, high = (places[0], places[1]) if coefficients[places[0]] == 1 else (places[1], places[0])
         return f"(<= Y_{low} Y_{high})"
     if coefficients[places[0]] == 1:
         return f"(<= Y_{places[0]} {_literal(constant)})"

@@ -54,11 +54,16 @@ def case(family: str, seed: int, folder, count: int = 4000) -> Case:
     onnx = write_onnx(network, folder / "network.onnx")
     random = np.random.default_rng(seed)
     x = random.uniform(network.lower, network.upper, (count, len(network.lower)))
-    x[: count // 4] = np.where(random.random((count // 4, len(network.lower))) < 0.5, network.lower, network.upper)
+    x[: count // 4] = np.where(
+        random.random((count // 4, len(network.lower))) < 0.5, network.lower, network.upper
+    )
     y = network.outputs(x)
     first, second = (np.quantile(y[:, 0], 0.1), np.quantile(-y[:, 1], 0.3))
     unit = np.eye(y.shape[1])
-    clauses = [[(unit[0], float(np.float32(first)))], [(unit[0], float(np.float32(first))), (-unit[1], float(np.float32(second)))]]
+    clauses = [
+        [(unit[0], float(np.float32(first)))],
+        [(unit[0], float(np.float32(first))), (-unit[1], float(np.float32(second)))],
+    ]
     vnnlib = write_property(network, clauses, folder / "property.vnnlib")
     query = read_query(vnnlib, network.steps[0].size, y.shape[1], "float32")
     graph = lattice(read_onnx(onnx))
@@ -79,7 +84,11 @@ def test_facts_contain_samples(family: str, steps: int, tmp_path) -> None:
     made = case(family, 3, tmp_path)
     with torch.no_grad():
         facts = root_facts(
-            made.problem, made.clauses.lower[:1], made.clauses.upper[:1], steps=steps, deadline=time.monotonic() + 60
+            made.problem,
+            made.clauses.lower[:1],
+            made.clauses.upper[:1],
+            steps=steps,
+            deadline=time.monotonic() + 60,
         )
     assert facts.boxes
     for value, (lower, upper) in facts.boxes.items():
@@ -88,7 +97,9 @@ def test_facts_contain_samples(family: str, steps: int, tmp_path) -> None:
 
 
 def fixed(made: Case) -> Fixed:
-    facts = root_facts(made.problem, made.clauses.lower[:1], made.clauses.upper[:1], steps=0, deadline=time.monotonic() + 60)
+    facts = root_facts(
+        made.problem, made.clauses.lower[:1], made.clauses.upper[:1], steps=0, deadline=time.monotonic() + 60
+    )
     return Fixed(made.problem, made.clauses, facts, steps=6, candidates=2)
 
 
@@ -168,7 +179,9 @@ def test_input_splits_lose_no_violation(family: str, tmp_path) -> None:
             mine = fields["clause"] == clause
             inside = (free >= fields["lower"][mine][:, None]) & (free <= fields["upper"][mine][:, None])
             assert inside.all(2).any(0)[violating].all()
-        fields = bounder.split({k: v[:64] for k, v in fields.items()} if len(fields["bound"]) > 64 else fields)
+        fields = bounder.split(
+            {k: v[:64] for k, v in fields.items()} if len(fields["bound"]) > 64 else fields
+        )
         if len(fields["bound"]) > 64:
             break
 

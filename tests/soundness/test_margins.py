@@ -29,7 +29,9 @@ class _Query:
         self.input_box = (lower, upper)
 
 
-def exact_minima(weight: np.ndarray, bias: np.ndarray, rows: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+def exact_minima(
+    weight: np.ndarray, bias: np.ndarray, rows: np.ndarray, lower: np.ndarray, upper: np.ndarray
+) -> np.ndarray:
     """The least double that is at or above the exact minimum of ``rows . relu(x @ weight + bias)``, all active."""
     result = []
     for row in rows:

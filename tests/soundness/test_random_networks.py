@@ -54,7 +54,11 @@ def test_the_generator_means_what_it_writes(family: str, tmp_path) -> None:
     network = random_network(7, family)
     onnx = write_onnx(network, tmp_path / "network.onnx")
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
-    x = np.random.default_rng(0).uniform(network.lower, network.upper, (20, len(network.lower))).astype(np.float32)
+    x = (
+        np.random.default_rng(0)
+        .uniform(network.lower, network.upper, (20, len(network.lower)))
+        .astype(np.float32)
+    )
     shape = (1, *network.steps[0].shape)
     found = np.concatenate([session.run(None, {"X": row.reshape(shape)})[0].reshape(1, -1) for row in x])
     np.testing.assert_allclose(found, network.outputs(x), rtol=1e-4, atol=1e-5)

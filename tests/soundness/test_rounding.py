@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -22,7 +23,10 @@ WIDTHS = (6, 9, 7, 3)
 
 def exact_layer(x: list[Fraction], weight: np.ndarray, bias: np.ndarray) -> list[Fraction]:
     columns = range(weight.shape[1])
-    return [Fraction(bias[j]) + sum(Fraction(w) * v for w, v in zip(weight[:, j], x, strict=True)) for j in columns]
+    return [
+        Fraction(bias[j]) + sum(Fraction(w) * v for w, v in zip(weight[:, j], x, strict=True))
+        for j in columns
+    ]
 
 
 def wild(random: np.random.Generator, *shape: int) -> np.ndarray:
@@ -35,12 +39,16 @@ class Point:
 
     def __init__(self, seed: int):
         random = np.random.default_rng(seed)
-        self.layers = [(wild(random, n, m), wild(random, m)) for n, m in zip(WIDTHS, WIDTHS[1:], strict=False)]
+        self.layers = [
+            (wild(random, n, m), wild(random, m)) for n, m in itertools.pairwise(WIDTHS)
+        ]
         self.x = wild(random, WIDTHS[0])
         nodes = [Node("input", (), (1, WIDTHS[0]), scalar_type="float64")]
         for i, (weight, bias) in enumerate(self.layers):
             attributes = {"weight": weight, "bias": bias}
-            nodes.append(Node("linear", (len(nodes) - 1,), (1, weight.shape[1]), attributes, scalar_type="float64"))
+            nodes.append(
+                Node("linear", (len(nodes) - 1,), (1, weight.shape[1]), attributes, scalar_type="float64")
+            )
             if i < len(self.layers) - 1:
                 nodes.append(Node("relu", (len(nodes) - 1,), (1, weight.shape[1]), scalar_type="float64"))
         self.graph = Graph(tuple(nodes), (0,), (len(nodes) - 1,))
@@ -82,7 +90,9 @@ def test_backward_bounds_stay_below_the_exact_values(seed: int) -> None:
         size = point.plan.size(target)
         rows = torch.cat([torch.eye(size), -torch.eye(size)]).double().view(1, 2 * size, 1, size)
         lines = relax_all(point.plan, target, boxes)
-        bound = backward(point.plan, target, rows, lines, point.inputs, error=RoundingError(point.plan, magnitudes))
+        bound = backward(
+            point.plan, target, rows, lines, point.inputs, error=RoundingError(point.plan, magnitudes)
+        )
         naive = backward(point.plan, target, rows, lines, point.inputs)
         for row in range(2 * size):
             truth = exact[target][row % size] * (1 if row < size else -1)
@@ -136,7 +146,13 @@ def test_clips_keep_exact_violations() -> None:
         upper = lower + abs(float(wild(random)))
         margin = -abs(float(wild(random)))
         box = (torch.tensor([[v]], dtype=torch.float64) for v in (lower, upper))
-        low, high = clip_box(*box, torch.tensor([[[a]]], dtype=torch.float64), torch.tensor([[margin]], dtype=torch.float64))
+        low, high = clip_box(
+            *box, torch.tensor([[[a]]], dtype=torch.float64), torch.tensor([[margin]], dtype=torch.float64)
+        )
         reach = Fraction(-margin) / abs(Fraction(a))
-        last = min(Fraction(upper), Fraction(lower) + reach) if a > 0 else max(Fraction(lower), Fraction(upper) - reach)
+        last = (
+            min(Fraction(upper), Fraction(lower) + reach)
+            if a > 0
+            else max(Fraction(lower), Fraction(upper) - reach)
+        )
         assert Fraction(float(low)) <= last <= Fraction(float(high))

@@ -144,14 +144,26 @@ def _pieces(step, lower: float, upper: float, outer: bool) -> list[tuple[float, 
     p = step.parameters
     if step.operator == "Sign":
         gap = 1e-6 * max(-lower, upper, 1.0)
-        pieces = [(lower, 0, 0, -1), (0, 0, 0, 0), (0, upper, 0, 1)] if outer else [(lower, -gap, 0, -1), (gap, upper, 0, 1)]
+        pieces = (
+            [(lower, 0, 0, -1), (0, 0, 0, 0), (0, upper, 0, 1)]
+            if outer
+            else [(lower, -gap, 0, -1), (gap, upper, 0, 1)]
+        )
     elif step.operator == "Clip":
-        pieces = [(lower, p["low"], 0, p["low"]), (p["low"], p["high"], 1, 0), (p["high"], upper, 0, p["high"])]
+        pieces = [
+            (lower, p["low"], 0, p["low"]),
+            (p["low"], p["high"], 1, 0),
+            (p["high"], upper, 0, p["high"]),
+        ]
     else:
         negative = {"Relu": 0.0, "Abs": -1.0, "LeakyRelu": p.get("alpha", 0.0)}[step.operator]
         pieces = [(lower, 0, negative, 0), (0, upper, 1, 0)]
     cut = [(max(a, lower), min(b, upper), k, c) for a, b, k, c in pieces]
-    return [piece for piece in cut if piece[0] < piece[1] or (piece[0] == piece[1] == 0 and outer and lower < 0 < upper)]
+    return [
+        piece
+        for piece in cut
+        if piece[0] < piece[1] or (piece[0] == piece[1] == 0 and outer and lower < 0 < upper)
+    ]
 
 
 def _elementwise(encoder: Encoder, step, x, xl, xu):
@@ -182,7 +194,9 @@ def _elementwise(encoder: Encoder, step, x, xl, xu):
     return np.concatenate(blocks), lo, hi
 
 
-def minimum(network, rows: list[tuple[np.ndarray, float]], seconds: float = 30.0) -> tuple[float, float] | None:
+def minimum(
+    network, rows: list[tuple[np.ndarray, float]], seconds: float = 30.0
+) -> tuple[float, float] | None:
     """The least ``max_r (row_r . y - constant_r)`` over the box as (proven, attained); None if in doubt.
 
     They differ only where a sign jumps: exactly at its jump it is 0, which no float32 input may hit.
