@@ -31,6 +31,10 @@ from provenn.verifier.search import Search
 CLAUSES_AT_ONCE = 4096
 # Seconds of the attack that follows the root bound, and the share of the search that later ones may take.
 FIRST_ATTACK = 0.5
+MOST_FIRST_ATTACK = 4.0
+# Shares of the time that is left which the plain and the optimised root bounds may take.
+FIRST_ROOT_SHARE = 0.6
+ROOT_SHARE = 0.4
 ATTACK_SHARE = 0.1
 # Seconds of the first slice of a race between input and neuron splits.
 RACE_SECONDS = 2.0
@@ -290,13 +294,15 @@ def _search(run: _Run, bounder: Fixed | Rebound, clauses: Clauses, numbers: Tens
 
 def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     """One box: cheap root bounds, attack, strong root bounds, then the search (or searches) that fit."""
+    begun = time.monotonic()
     left = _root(run, clauses, numbers, steps=0)
     if left is None:
         return run.ended()
     clauses, numbers, starts, facts = left
     if len(clauses) == 0:
         return "refuted"
-    if _attack(run, clauses, numbers, FIRST_ATTACK, starts):
+    # A network that is slow to bound is slow to attack, too.
+    if _attack(run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, time.monotonic() - begun)), starts):
         return "witness"
     small = facts.unstable_rows <= SMALL_ELEMENTS
     slices = SMALL_RACE_SECONDS if small else RACE_SECONDS
@@ -311,7 +317,7 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
         if ended != "timeout" or run.late():
             run.say("input splits")
             return _account(run, inputs, ended)
-    left = _root(run, clauses, numbers, steps=run.options.root_steps)
+    left = _root(run, clauses, numbers, steps=run.options.root_steps, known=facts)
     if left is None:
         return run.ended()
     clauses, numbers, starts, facts = left
@@ -365,12 +371,13 @@ def _seconds_left(before: float, after: float, seconds: float) -> float:
 
 
 def _root(
-    run: _Run, clauses: Clauses, numbers: Tensor, steps: int
+    run: _Run, clauses: Clauses, numbers: Tensor, steps: int, known: Facts | None = None
 ) -> tuple[Clauses, Tensor, Tensor, Facts] | None:
     """Root facts and the clauses they leave open, with minimisers; None where a witness was found or time ran out."""
     run.progress("root bounds")
     begun = time.monotonic()
-    facts = root_facts(run.problem, clauses.lower, clauses.upper, steps=steps, deadline=run.deadline)
+    until = begun + (ROOT_SHARE if known else FIRST_ROOT_SHARE) * max(0.0, run.deadline - begun)
+    facts = root_facts(run.problem, clauses.lower, clauses.upper, steps=steps, deadline=until, known=known)
     refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=steps or 10)
     run.say(f"root with {steps} steps: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
             f"refuted, lowest {float(best.min()):.4g}, {time.monotonic() - begun:.2f} s")

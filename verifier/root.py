@@ -46,11 +46,14 @@ class Facts:
         return {v: (b[0].to(dtype), b[1].to(dtype)) for v, b in self.boxes.items()}
 
 
-def root_facts(problem: Problem, lower: Tensor, upper: Tensor, *, steps: int, deadline: float) -> Facts:
+def root_facts(
+    problem: Problem, lower: Tensor, upper: Tensor, *, steps: int, deadline: float, known: Facts | None = None
+) -> Facts:
     """Boxes of all bounded values over one flat input box ``[1, inputs]``.
 
     A value at a time: interval, then ``steps`` of slope optimisation for each row that is still unstable, each row
-    with slopes of its own. After ``deadline`` (time.monotonic()) what remains keeps its interval.
+    with slopes of its own. After ``deadline`` (time.monotonic()) what remains keeps its interval. ``known`` are facts of
+    the same box that are intersected with what is found, so that a second pass is never looser than the first.
     """
     exact, search = problem.plan(torch.float64), problem.plan(torch.float32)
     inputs = problem.input_boxes(lower, upper)
@@ -68,7 +71,7 @@ def root_facts(problem: Problem, lower: Tensor, upper: Tensor, *, steps: int, de
         facts.boxes[value] = box
         return box
 
-    interval_boxes(exact, inputs, tighten=tighten, until=problem.output)
+    interval_boxes(exact, inputs, known=known.boxes if known else None, tighten=tighten, until=problem.output)
     return facts
 
 
