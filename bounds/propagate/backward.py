@@ -15,13 +15,20 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops.conv import transposed_windows
-from provenn.bounds.propagate.coefficients import Elements, Rows, Windows, channels_last, is_channels_last
+from provenn.bounds.propagate.coefficients import (
+    Elements,
+    Rows,
+    Windows,
+    channels_last,
+    is_channels_last,
+    is_dense,
+    stored,
+)
 from provenn.bounds.propagate.extent import Extent, is_image
 from provenn.bounds.propagate.lines import Lines
 from provenn.bounds.propagate.plan import Matrix, Plan
 from provenn.bounds.propagate.reduction import Reduction
 from provenn.bounds.propagate.rounding import RoundingError
-from provenn.bounds.propagate.sieve import Sieve
 
 InputBoxes = Mapping[int, tuple[Tensor, Tensor]]
 
@@ -71,10 +78,9 @@ class _Sweep:
         error: RoundingError | None,
         extents: Mapping[int, Extent | None],
         reduction: Reduction | None,
-        sieve: Sieve | None,
     ):
         self.plan, self.lines, self.trace, self.error = plan, lines, trace, error
-        self.extents, self.reduction, self.sieve = extents, reduction, sieve
+        self.extents, self.reduction = extents, reduction
         self.coefficients: dict[int, Rows] = {}
         self.owned: set[int] = set()
         self.offset: Tensor | None = None
@@ -161,29 +167,28 @@ class _Sweep:
                 self._elements(index, a, lines, operands[0])
                 return
             a, owned = a.dense(), True
-        negative = a.clamp(max=0)
-        if self.sieve is not None and not self.coefficients:
-            keep = self.sieve.test(index, a, negative, self.offset, self.error, dot)
-            if keep is not None:
-                if keep.numel() == 0:
-                    return
-                a, negative, owned = a[:, keep], negative[:, keep], True
-                self._keep(keep)
-        simple = lines.window is None and len(operands) == 1
-        if simple and self.trace is None and self.error is None:
+        narrow = lines.gap is not None and self.trace is None and _covers(a, lines)
+        if narrow:
+            if lines.gap.channels_last != is_channels_last(a):  # type: ignore[union-attr]
+                a = channels_last(a) if lines.gap.channels_last else a.contiguous()  # type: ignore[union-attr]
+            elif not (owned and is_dense(a)):
+                a = a.clone() if is_dense(a) else (channels_last(a) if is_channels_last(a) else a.contiguous())
+            self._where_they_differ(index, a, lines, operands[0])
+        elif lines.window is None and len(operands) == 1 and self.trace is None and self.error is None:
+            negative = a.clamp(max=0)
             self._offsets_of_both(a, negative, lines)
             new = a.mul_(lines.lower_slopes[0]) if owned and _covers(a, lines) else a * lines.lower_slopes[0]
             self.push(operands[0], new.addcmul_(negative, lines.spread), True)
-            return
+        else:
+            self._in_general(index, a, owned, lines, operands)
+
+    def _in_general(self, index: int, a: Tensor, owned: bool, lines: Lines, operands: tuple[int, ...]) -> None:
+        """Rows through a relaxed node of any kind; keeps what a trace and an error term need."""
+        negative = a.clamp(max=0)
         positive = a.clamp_(min=0) if owned else a.clamp(min=0)
         if self.trace is not None:
             self.trace.positive[index], self.trace.negative[index] = positive, negative
-        pairs = ((positive, lines.lower_offset), (negative, lines.upper_offset))
-        terms = [dot(part, offset) for part, offset in pairs if offset is not None]
-        for term in terms:
-            self.add_offset(term)
-        if self.error is not None:
-            self.error.relaxed(index, positive, negative, lines, terms)
+        self._offsets(index, positive, negative, lines)
         last = len(operands) - 1
         for position, operand in enumerate(operands):
             lower, upper = lines.lower_slopes[position], lines.upper_slopes[position]
@@ -194,6 +199,26 @@ class _Sweep:
             else:
                 spread = (positive.unsqueeze(-1) * lower).addcmul_(negative.unsqueeze(-1), upper)
                 self.push(operand, lines.window.scatter(spread), True)
+
+    def _offsets(self, index: int, positive: Tensor, negative: Tensor, lines: Lines) -> None:
+        pairs = ((positive, lines.lower_offset), (negative, lines.upper_offset))
+        terms = [dot(part, offset) for part, offset in pairs if offset is not None]
+        for term in terms:
+            self.add_offset(term)
+        if self.error is not None:
+            self.error.relaxed(index, positive, negative, lines, terms)
+
+    def _where_they_differ(self, index: int, a: Tensor, lines: Lines, operand: int) -> None:
+        """Lines that are the same but for a few elements: one product in place, and both signs for those few."""
+        gap = lines.gap
+        assert gap is not None
+        flat = stored(a)
+        part = flat.index_select(2, gap.elements)
+        positive, negative = part.clamp(min=0), part.clamp(max=0)
+        self._offsets(index, positive, negative, gap.lines)
+        a.mul_(lines.lower_slopes[0])
+        flat[:, :, gap.elements] = positive.mul_(gap.lines.lower_slopes[0]).addcmul_(negative, gap.lines.upper_slopes[0])
+        self.push(operand, a, True)
 
     def _offsets_of_both(self, a: Tensor, negative: Tensor, lines: Lines) -> None:
         """``max(a,0) bl + min(a,0) bu = a bl + min(a,0) (bu - bl)``; without an error term only."""
@@ -224,12 +249,6 @@ class _Sweep:
             self.add_offset(Windows(negative, rows.places, rows.extent, rows.shape, False).dot(lines.spread_offset))
         new = (a * slope).addcmul_(negative, spread)
         self.push(operand, Windows(new, rows.places, rows.extent, rows.shape), True)
-
-    def _keep(self, keep: Tensor) -> None:
-        if self.offset is not None:
-            self.offset = self.offset[:, keep]
-        if self.error is not None:
-            self.error.keep(keep)
 
 
 def _covers(a: Tensor, lines: Lines) -> bool:
@@ -321,7 +340,6 @@ def backward(
     stop: Mapping[int, tuple[Tensor, Tensor]] | None = None,
     extents: Mapping[int, Extent | None] | None = None,
     reduction: Reduction | None = None,
-    sieve: Sieve | None = None,
 ) -> Tensor:
     """Lower bounds ``[domains, rows]`` of ``rows . target`` over the input boxes.
 
@@ -334,9 +352,9 @@ def backward(
     ``stop`` gives boxes of values where the walk ends early (a truncated pass: looser, cheaper).
 
     Rows of single elements (``Elements``) keep to their windows where ``extents`` says so. ``reduction`` leaves out
-    elements that contribute nothing; ``sieve`` drops rows whose sign is settled on the way.
+    elements that contribute nothing.
     """
-    sweep = _Sweep(plan, lines, trace, error, extents or {}, reduction, sieve)
+    sweep = _Sweep(plan, lines, trace, error, extents or {}, reduction)
     if error is not None:
         error.reduction = reduction
     sweep.coefficients[target] = rows
@@ -365,8 +383,6 @@ def backward(
             sweep.linear(index, a, owned)
         else:
             sweep.relaxed(index, a, owned)
-    if sieve is not None and sieve.rows.numel() == 0:
-        return sieve.best
     offset = sweep.offset
     if trace is not None:
         trace.offset = offset
@@ -375,8 +391,7 @@ def backward(
         bound = offset if offset is not None else rows.new_zeros(rows.shape[:2])  # type: ignore[union-attr]
     elif offset is not None:
         bound = bound + offset
-    bound = bound if error is None else error.lowered(bound)
-    return bound if sieve is None else sieve.merged(bound)
+    return bound if error is None else error.lowered(bound)
 
 
 def _concretise(a: Rows, box: tuple[Tensor, Tensor]) -> Tensor:

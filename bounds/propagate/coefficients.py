@@ -26,6 +26,16 @@ def is_channels_last(a: Tensor) -> bool:
     return a.dim() > 4 and a.stride(-3) == 1 and a.stride(-1) == a.shape[-3] and a.shape[-3] > 1
 
 
+def is_dense(a: Tensor) -> bool:
+    """Whether ``stored`` is a view: no gaps between the elements of a row, rows one after the other."""
+    return (a.movedim(-3, -1) if is_channels_last(a) else a).is_contiguous()
+
+
+def stored(a: Tensor) -> Tensor:
+    """``[domains, rows, n]`` in the order of storage; writes go through where ``is_dense``."""
+    return (a.movedim(-3, -1) if is_channels_last(a) else a).flatten(2)
+
+
 @dataclass(frozen=True)
 class Elements:
     """Rows with one coefficient each: ``weights`` ``[1|domains, rows]`` on the flat elements ``index`` ``[rows]`` of a value.

@@ -17,16 +17,16 @@ from provenn.bounds.propagate.lines import Lines, relax
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.reduction import Reduction
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
-from provenn.bounds.propagate.sieve import Sieve
 
-# Elements of one coefficient tensor whose pass over one box stays inside the processor's cache.
 CACHE_ELEMENTS = 1 << 18
 # Rows of a value to be bounded together, if it has so many, when domains are counted.
-ROWS = 64
+ROWS = 32
 # Operators with one break point, at 0: once the sign of an element is settled its box matters no more.
 _BY_SIGN = frozenset({"relu", "leaky_relu", "prelu", "abs"})
 # Multiplications of one row's pass from which it pays to ask for one side of the boxes first.
 _COSTLY = 1 << 17
+# Elements of all domains from which it pays to treat apart those whose lines differ.
+_WORTH_NARROWING = 1 << 9
 # Entries of a batch's matrices from which it pays to leave out dead elements.
 _WORTH = 1 << 16
 # Bytes of one coefficient tensor that keep a chunk's passes inside the processor's cache.
@@ -71,7 +71,6 @@ class _Batch:
     slopes: Mapping[int, tuple[Tensor | None, Tensor | None]]
     domains: int
     lines: dict[int, Lines] = field(default_factory=dict)
-    cuts: dict[int, Box] = field(default_factory=dict)
     reduction: Reduction | None = None
 
     def prepare(self, target: int) -> None:
@@ -91,15 +90,15 @@ class _Batch:
                 self.reduction.add(index, alive)
                 boxes = {operands[0]: (self.reduction.cut(index, box[0]), self.reduction.cut(index, box[1]))}
         lines = relax(plan, index, boxes, self.slopes.get(index))
-        image = is_image(plan.shape(index)) and lines.window is None
-        self.lines[index] = lines.channels_last() if image else lines
+        if is_image(plan.shape(index)) and lines.window is None:
+            lines = lines.channels_last()
+        if self.domains * plan.size(index) > _WORTH_NARROWING and isinstance(plan.operators[index], Univariate):
+            lines = lines.narrowed()
+        self.lines[index] = lines
         if boxes is self.boxes:
-            self.boxes.lines[index] = self.lines[index]
-        if isinstance(plan.operators[index], Univariate):
-            low, high = plan.interval(index, boxes)
-            self.cuts[index] = (channels_last(low), channels_last(high)) if image else (low, high)
+            self.boxes.lines[index] = lines
 
-    def bounds(self, value: int, elements: Tensor, signs: Tensor, sift: bool) -> Tensor:
+    def bounds(self, value: int, elements: Tensor, signs: Tensor) -> Tensor:
         """Lower bounds ``[domains, k]`` of k flat elements of a value, each times its sign ``[k]``."""
         plan = self.plan
         extents = plan.extents(value)
@@ -111,10 +110,9 @@ class _Batch:
         for part, weights in zip(elements.split(size), signs.split(size), strict=True):
             rows: Elements = elements_of(plan.shape(value), part, weights.unsqueeze(0), extents[value])
             error = RoundingError(plan, self.magnitudes) if self.magnitudes is not None else None
-            sieve = Sieve(self.cuts, self.domains, part.numel(), weights) if sift else None
             bound = backward(
                 plan, value, rows, self.lines, self.inputs,
-                error=error, extents=extents, reduction=self.reduction, sieve=sieve,
+                error=error, extents=extents, reduction=self.reduction,
             )  # fmt: skip
             results.append(bound.expand(self.domains, -1))
         result = results[0] if len(results) == 1 else torch.cat(results, 1)
@@ -130,19 +128,19 @@ class _Batch:
         if _by_sign(plan, value) and plan.cost(value) > _COSTLY and elements.numel() * self.domains > ROWS:
             return self._by_sign(value, elements, box)
         one = torch.ones(elements.numel(), dtype=plan.dtype, device=plan.device)
-        bound = self.bounds(value, torch.cat([elements, elements]), torch.cat([one, -one]), False)
+        bound = self.bounds(value, torch.cat([elements, elements]), torch.cat([one, -one]))
         return merge(box, elements, bound[:, : one.numel()], -bound[:, one.numel() :])
 
     def _by_sign(self, value: int, elements: Tensor, box: Box) -> Box:
         """The side that the interval makes likely to settle an element's sign first; the other side for the rest."""
         low, high = box[0].flatten(1).clone(), box[1].flatten(1).clone()
         signs = torch.where((low[:, elements] + high[:, elements]).sum(0) > 0, 1.0, -1.0).to(low.dtype)
-        bound = self.bounds(value, elements, signs, True)
+        bound = self.bounds(value, elements, signs)
         _tighten(low, high, elements, bound, signs)
         rest = (~(bound >= 0).all(0)).nonzero().squeeze(1)
         if rest.numel():
             elements, signs = elements[rest], -signs[rest]
-            _tighten(low, high, elements, self.bounds(value, elements, signs, False), signs)
+            _tighten(low, high, elements, self.bounds(value, elements, signs), signs)
         return low.view(box[0].shape), high.view(box[1].shape)
 
 
@@ -176,9 +174,9 @@ def _alive(plan: Plan, index: int, box: Box) -> Tensor | None:
     return torch.argsort(alive.to(torch.int8), descending=True, stable=True)[:count]
 
 
-def rows_per_chunk(plan: Plan, value: int, domains: int, elements: int = CACHE_ELEMENTS) -> int:
+def rows_per_chunk(plan: Plan, value: int, domains: int) -> int:
     """How many elements of a value to bound together so that a coefficient tensor stays small."""
-    return max(16, elements // max(1, domains * plan.widest(value)[1]))
+    return max(16, CACHE // (plan.dtype.itemsize * domains * plan.widest(value)[1]))
 
 
 class Boxes(dict[int, Box]):

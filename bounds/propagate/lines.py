@@ -12,11 +12,14 @@ from torch import Tensor
 
 from provenn.bounds.ops import relaxation
 from provenn.bounds.ops._operator import Multivariate, Univariate
-from provenn.bounds.propagate.coefficients import channels_last
+from provenn.bounds.propagate.coefficients import channels_last, is_channels_last, stored
 from provenn.bounds.propagate.plan import Plan
 
 # Operators whose lower lines all have offset 0: any slope between the two pieces goes through the break point.
 THROUGH_ORIGIN = frozenset({"relu", "leaky_relu"})
+
+# Lines that differ on more than this share of the elements are treated as differing everywhere.
+GAP_SHARE = 0.3
 
 Boxes = Mapping[int, tuple[Tensor, Tensor]]
 
@@ -45,6 +48,15 @@ class Window:
 
 
 @dataclass(frozen=True)
+class Gap:
+    """Where lower and upper line differ: flat ``elements`` in the order of storage, and the lines on those alone ``[1|domains, 1, k]``."""
+
+    elements: Tensor
+    lines: Lines
+    channels_last: bool
+
+
+@dataclass(frozen=True)
 class Lines:
     """Lower and upper lines of a relaxed node: ``sum_i slope_i x_i + offset``.
 
@@ -58,6 +70,7 @@ class Lines:
     upper_offset: Tensor | None
     window: Window | None = None
     positive_upper_offset: bool = False
+    gap: Gap | None = None
 
     @cached_property
     def spread(self) -> Tensor:
@@ -70,6 +83,28 @@ class Lines:
         if self.lower_offset is None or self.upper_offset is None:
             return self.upper_offset if self.lower_offset is None else -self.lower_offset
         return self.upper_offset - self.lower_offset
+
+    def narrowed(self) -> Lines:
+        """These lines of an elementwise node with their gap, where that is small and the common offsets are all 0."""
+        slope, upper = self.lower_slopes[0], self.upper_slopes[0]
+        if self.upper_offset is None or self.window is not None or slope.shape[1] > 1:
+            return self
+        lower = self.lower_offset
+        differ = (slope != upper) | (self.upper_offset != 0)
+        if lower is not None:
+            differ |= lower != 0
+        elements = stored(differ).flatten(1).any(0).nonzero().squeeze(1)
+        if elements.numel() > GAP_SHARE * slope[0].numel():
+            return self
+        cut = lambda t: stored(t).index_select(2, elements)  # noqa: E731
+        few = Lines(
+            (cut(slope),),
+            None if lower is None else cut(lower),
+            (cut(upper),),
+            cut(self.upper_offset),
+            positive_upper_offset=self.positive_upper_offset,
+        )
+        return replace(self, gap=Gap(elements, few, is_channels_last(slope)))
 
     def channels_last(self) -> Lines:
         """The same lines of an image, stored with channels next to each other as coefficients are."""
