@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from provenn.verifier.decide import verify as verify
     from provenn.verifier.options import Options as Options
     from provenn.verifier.result import Result as Result
     from provenn.verifier.result import Witness as Witness
-    from provenn.verifier.decide import verify as verify
 
 _HOMES = {"Options": "options", "Result": "result", "Witness": "result", "verify": "decide"}
 

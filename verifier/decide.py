@@ -15,12 +15,12 @@ from torch import Tensor
 from provenn.bounds.graph import evaluate, read_onnx
 from provenn.bounds.graph.lattice import lattice
 from provenn.errors import InputError
-from provenn.specs import ClauseBatch, Query, read_query
+from provenn.specs import ClauseBatch, read_query
 from provenn.verifier.attack import attack
 from provenn.verifier.exact import Programs, input_leaves, neuron_leaves
 from provenn.verifier.fixed import Fixed
-from provenn.verifier.pool import Fields
 from provenn.verifier.options import Options
+from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
 from provenn.verifier.rebound import Rebound
 from provenn.verifier.replay import Replay
@@ -89,7 +89,8 @@ def verify(
 ) -> Result:
     """Decide whether the network violates the property.
 
-    Raises ModelError, PropertyError or InputError where a file does not fit; everything else is a verdict. ``progress``
+    Raises ModelError, PropertyError or InputError where a file does not fit; everything else is a verdict.
+    ``progress``
     is called as ``progress(stage, domains=n, bound=b)``.
     """
     options = options or Options()
@@ -105,12 +106,14 @@ def verify(
         )
     node_in, node_out = graph.nodes[graph.inputs[0]], graph.nodes[graph.outputs[0]]
     element = node_in.scalar_type if node_in.scalar_type in ("float32", "float64") else "float32"
-    query = read_query(property_path, node_in.size, node_out.size, element)
+    query = read_query(os.fspath(property_path), node_in.size, node_out.size, element)
     problem = Problem(lattice(graph), query, device)
     generator = torch.Generator(device="cpu").manual_seed(options.seed)
     run = _Run(problem, Replay(network_path, query), options, deadline, progress or _Silent(), generator)
-    run.say(f"device {device}, {torch.get_num_threads()} threads, {query.clause_count} clauses, "
-            f"{problem.free_inputs.numel()} of {node_in.size} inputs free")
+    run.say(
+        f"device {device}, {torch.get_num_threads()} threads, {query.clause_count} clauses, "
+        f"{problem.free_inputs.numel()} of {node_in.size} inputs free"
+    )
     with torch.no_grad():
         ended = _decide(run)
     return _result(run, ended, time.monotonic() - started)
@@ -137,11 +140,20 @@ def _result(run: _Run, ended: str, seconds: float) -> Result:
     run.statistics["replays"] = run.replay.calls
     bound = run.bound if np.isfinite(run.bound) else None
     if run.witness is not None:
-        return Result("sat", "a violating input was replayed on onnxruntime", run.witness, None, run.statistics, run.strategy)
+        return Result(
+            "sat",
+            "a violating input was replayed on onnxruntime",
+            run.witness,
+            None,
+            run.statistics,
+            run.strategy,
+        )
     if ended == "refuted":
         return Result("unsat", "every clause was refuted", None, bound, run.statistics, run.strategy)
     if ended == "timeout":
-        return Result("timeout", "time ran out: " + "; ".join(run.open), None, bound, run.statistics, run.strategy)
+        return Result(
+            "timeout", "time ran out: " + "; ".join(run.open), None, bound, run.statistics, run.strategy
+        )
     return Result("unknown", "; ".join(run.open) or "undecided", None, bound, run.statistics, run.strategy)
 
 
@@ -190,10 +202,14 @@ def _checker(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[Tensor, 
 
     def check(points: Tensor, clause: Tensor) -> bool:
         shaped = points.float().view(points.shape[0], *run.problem.input_shape)
-        outputs = evaluate(run.problem.graph, [shaped], dtype=torch.float32, device=run.problem.device)[0].flatten(1)
-        margin = (torch.einsum("dro,do->dr", clauses.rows[clause].float(), outputs) - clauses.threshold[clause]).amax(1)
+        outputs = evaluate(run.problem.graph, [shaped], dtype=torch.float32, device=run.problem.device)[
+            0
+        ].flatten(1)
+        margin = (
+            torch.einsum("dro,do->dr", clauses.rows[clause].float(), outputs) - clauses.threshold[clause]
+        ).amax(1)
         near, order = margin.topk(min(3, margin.numel()), largest=False)
-        for value, index in zip(near.tolist(), order.tolist()):
+        for value, index in zip(near.tolist(), order.tolist(), strict=False):
             if value <= 1e-4:
                 found = run.replay.check(points[index].cpu().numpy(), int(numbers[clause[index]]))
                 if found is not None:
@@ -205,7 +221,12 @@ def _checker(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[Tensor, 
 
 
 def _attack(
-    run: _Run, clauses: Clauses, numbers: Tensor, seconds: float, starts: Tensor | None = None, thorough: bool = False
+    run: _Run,
+    clauses: Clauses,
+    numbers: Tensor,
+    seconds: float,
+    starts: Tensor | None = None,
+    thorough: bool = False,
 ) -> bool:
     run.progress("attack")
     begun = time.monotonic()
@@ -222,7 +243,9 @@ def _attack(
             start_clause=None if starts is None else torch.arange(len(clauses)),
             thorough=thorough,
         )
-    run.statistics["attack_seconds"] = round(run.statistics.get("attack_seconds", 0) + time.monotonic() - begun, 3)
+    run.statistics["attack_seconds"] = round(
+        run.statistics.get("attack_seconds", 0) + time.monotonic() - begun, 3
+    )
     return run.witness is not None
 
 
@@ -279,7 +302,14 @@ def _input_roots(run: _Run, bounder: Rebound, clauses: Clauses, numbers: Tensor)
     return {k: torch.cat([p[k] for p in parts]) for k in parts[0]}
 
 
-def _search(run: _Run, bounder: Fixed | Rebound, clauses: Clauses, numbers: Tensor, start: Fields | None, batch: int = 0) -> Search:
+def _search(
+    run: _Run,
+    bounder: Fixed | Rebound,
+    clauses: Clauses,
+    numbers: Tensor,
+    start: Fields | None,
+    batch: int = 0,
+) -> Search:
     leaves = neuron_leaves(bounder) if isinstance(bounder, Fixed) else input_leaves(bounder)
     return Search(
         bounder,
@@ -302,7 +332,9 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     if len(clauses) == 0:
         return "refuted"
     # A network that is slow to bound is slow to attack, too.
-    if _attack(run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, time.monotonic() - begun)), starts):
+    if _attack(
+        run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, time.monotonic() - begun)), starts
+    ):
         return "witness"
     small = facts.unstable_rows <= SMALL_ELEMENTS
     slices = SMALL_RACE_SECONDS if small else RACE_SECONDS
@@ -325,7 +357,9 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
         return "refuted"
     tree = Fixed(run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates)
     run.say(f"neuron splits over {tree.columns.total} unstable elements")
-    searches: list[Search | Programs] = [_search(run, tree, clauses, numbers, None, max(8, run.options.batch // 8))]
+    searches: list[Search | Programs] = [
+        _search(run, tree, clauses, numbers, None, max(8, run.options.batch // 8))
+    ]
     if inputs is not None:
         searches.insert(0, inputs)
     if run.options.exact_leaves and tree.columns.total <= PROGRAM_ELEMENTS:
@@ -345,13 +379,20 @@ def _race(run: _Run, searches: list[Search | Programs], slices: float) -> str:
         chosen = fresh[0] if fresh else min(running, key=lambda s: left.get(id(s), 0.0))
         if not fresh and len(running) > 1:
             slices = min(1.5 * slices, 10.0)
-            run.say(f"{chosen.bounder.name} lead; left: " + ", ".join(
-                f"{100 * s.remaining():.3g} % of the tree of {s.bounder.name} after {s.seconds:.1f} s" for s in running))
+            run.say(
+                f"{chosen.bounder.name} lead; left: "
+                + ", ".join(
+                    f"{100 * s.remaining():.3g} % of the tree of {s.bounder.name} after {s.seconds:.1f} s"
+                    for s in running
+                )
+            )
         until = run.deadline if len(running) == 1 else min(run.deadline, time.monotonic() + slices)
         before, begun = (chosen.remaining(), chosen.seconds) if chosen.seconds else (1.0, 0.0)
         ended = chosen.run(until)
         left[id(chosen)] = _seconds_left(before, chosen.remaining(), chosen.seconds - begun)
-        if ended == "stuck" and len(running) > 1:  # a leaf that one search cannot settle may still yield to another
+        if (
+            ended == "stuck" and len(running) > 1
+        ):  # a leaf that one search cannot settle may still yield to another
             running.remove(chosen)
             continue
         if ended != "timeout" or run.late():
@@ -366,7 +407,8 @@ def _race(run: _Run, searches: list[Search | Programs], slices: float) -> str:
 
 
 def _seconds_left(before: float, after: float, seconds: float) -> float:
-    """Extrapolated linearly from the share of a tree that a slice took away: first shares go fast, deep ones slowly."""
+    """Extrapolated linearly from the share of a tree that a slice took away: first shares go fast, deep ones
+    slowly."""
     return seconds * after / max(1e-12, before - after)
 
 
@@ -379,8 +421,10 @@ def _root(
     until = begun + (ROOT_SHARE if known else FIRST_ROOT_SHARE) * max(0.0, run.deadline - begun)
     facts = root_facts(run.problem, clauses.lower, clauses.upper, steps=steps, deadline=until, known=known)
     refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=steps or 10)
-    run.say(f"root with {steps} steps: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
-            f"refuted, lowest {float(best.min()):.4g}, {time.monotonic() - begun:.2f} s")
+    run.say(
+        f"root with {steps} steps: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
+        f"refuted, lowest {float(best.min()):.4g}, {time.monotonic() - begun:.2f} s"
+    )
     run.count("domains", len(clauses))
     left = (~refuted).nonzero().squeeze(1)
     if left.numel() and run.bound > float(best.min()):

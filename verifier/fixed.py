@@ -1,7 +1,8 @@
 """Domains below one root box that differ in their splits of intermediate values.
 
 Boxes of intermediate values are the root's facts, changed only at split elements. The search bounds in float32, with
-slopes and multipliers optimised and inherited; a leaf is refuted when the same bound in float64 less its error is positive.
+slopes and multipliers optimised and inherited; a leaf is refuted when the same bound in float64 less its error is
+positive.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
-from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.intermediate import unstable
+from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import RoundingError
@@ -24,7 +25,8 @@ from provenn.verifier.root import Facts
 # The open end of a box at the jump of a sign: the number next to 0 (see relaxation.open_end).
 JUMP_STEP = torch.finfo(torch.float32).tiny
 
-# Weight of a line's offset against its gap at the minimiser in the score of a split (docs/decisions.md has the counts).
+# Weight of a line's offset against its gap at the minimiser in the score of a split (docs/decisions.md has the
+# counts).
 OFFSET_SHARE = 0.3
 
 
@@ -58,7 +60,8 @@ def columns_of(plan: Plan, facts: Facts, output: int) -> Columns:
 
 
 class Fixed:
-    """Bounds domains ``(clause, lower, upper, sign, parameters)`` over the columns, float32 ``[domains, columns]``."""
+    """Bounds domains ``(clause, lower, upper, sign, parameters)`` over the columns, float32 ``[domains,
+    columns]``."""
 
     name = "neuron splits"
 
@@ -74,7 +77,9 @@ class Fixed:
         }
         self.rows = clauses.rows.view(*clauses.rows.shape[:2], *problem.output_shape)
         self._kept: Tensor | None = None
-        jumps = {v: torch.full((1, *self.search.shape(v)), v in self.columns.jumps) for v in self.columns.values}
+        jumps = {
+            v: torch.full((1, *self.search.shape(v)), v in self.columns.jumps) for v in self.columns.values
+        }
         self._jumps = self._gather(jumps).to(problem.device).bool().squeeze(0)
         self.confirm_failures = 0
 
@@ -95,13 +100,18 @@ class Fixed:
 
     def _gather(self, dense: dict[int, Tensor]) -> Tensor:
         """Columns ``[domains, columns]`` of dense tensors ``[domains, *shape]``."""
-        parts = [dense[v].flatten(1)[:, e] for v, e in zip(self.columns.values, self.columns.elements)]
+        parts = [
+            dense[v].flatten(1)[:, e]
+            for v, e in zip(self.columns.values, self.columns.elements, strict=False)
+        ]
         return torch.cat(parts, 1) if parts else torch.zeros(1, 0, device=self.problem.device)
 
     def _spread(self, base: dict[int, Tensor], flat: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
         """Dense tensors ``[domains, *shape]`` of the values with columns: ``base`` with the columns replaced."""
         result = {}
-        for value, elements, start in zip(self.columns.values, self.columns.elements, self.columns.start):
+        for value, elements, start in zip(
+            self.columns.values, self.columns.elements, self.columns.start, strict=False
+        ):
             dense = base[value].flatten(1).expand(flat.shape[0], -1).clone()
             dense[:, elements] = flat[:, start : start + elements.numel()].to(dtype)
             result[value] = dense.view(flat.shape[0], *self.search.shape(value))
@@ -126,7 +136,7 @@ class Fixed:
     def kept(self, objective: Objective) -> Tensor:
         """Positions of the flat parameters that domains inherit: slopes and multipliers of the columns."""
         if self._kept is None:
-            place = dict(zip(self.columns.values, self.columns.elements))
+            place = dict(zip(self.columns.values, self.columns.elements, strict=False))
             parts = []
             for segment in objective.layout.segments:
                 value = segment.index
@@ -149,7 +159,9 @@ class Fixed:
         objective = self.objective(fields, torch.float32)
         threshold = self.clauses.threshold[fields["clause"]]
         start = self._start(objective, fields)
-        found = optimise(objective, Schedule(steps=self.steps), start=start, threshold=threshold.float(), any_row=True)
+        found = optimise(
+            objective, Schedule(steps=self.steps), start=start, threshold=threshold.float(), any_row=True
+        )
         margin = (found.bound.double() - threshold).amax(1)
         refuted = margin > 0
         if refuted.any():
@@ -170,7 +182,9 @@ class Fixed:
     def _minimiser(self, found: Optimised, open_: Tensor, row: Tensor) -> Tensor:
         x = found.minimiser.get(self.problem.input)
         if x is None:
-            return torch.zeros(0, int(torch.Size(self.problem.input_shape).numel()), device=self.problem.device)
+            return torch.zeros(
+                0, int(torch.Size(self.problem.input_shape).numel()), device=self.problem.device
+            )
         x = x.expand(max(x.shape[0], found.bound.shape[0]), *x.shape[1:])
         return x[open_, row].flatten(1).double()
 
@@ -183,7 +197,9 @@ class Fixed:
 
     # -- branching -----------------------------------------------------------------------------------
 
-    def _choose(self, kept: Fields, found: Optimised, objective: Objective, open_: Tensor, row: Tensor) -> None:
+    def _choose(
+        self, kept: Fields, found: Optimised, objective: Objective, open_: Tensor, row: Tensor
+    ) -> None:
         """Set ``column`` and ``point`` of every open domain; column -1 where nothing is left to split."""
         splittable = self._splittable(kept)
         count = min(self.candidates, splittable.shape[1])
@@ -200,7 +216,9 @@ class Fixed:
         """Columns that an operator still reads with a gap: a break point inside, or a width worth halving."""
         lower, upper = fields["lower"], fields["upper"]
         parts = []
-        for value, elements, start in zip(self.columns.values, self.columns.elements, self.columns.start):
+        for value, elements, start in zip(
+            self.columns.values, self.columns.elements, self.columns.start, strict=False
+        ):
             low, high = lower[:, start : start + elements.numel()], upper[:, start : start + elements.numel()]
             parts.append(self._reads_with_gap(value, low, high))
         return torch.cat(parts, 1) if parts else torch.zeros_like(lower, dtype=torch.bool)
@@ -225,7 +243,9 @@ class Fixed:
         low = fields["lower"].gather(1, column.unsqueeze(1)).squeeze(1)
         high = fields["upper"].gather(1, column.unsqueeze(1)).squeeze(1)
         result = 0.5 * (low + high)
-        for value, elements, start in zip(self.columns.values, self.columns.elements, self.columns.start):
+        for value, elements, start in zip(
+            self.columns.values, self.columns.elements, self.columns.start, strict=False
+        ):
             mine = (column >= start) & (column < start + elements.numel())
             if value in self.columns.jumps:
                 result = torch.where(mine, 0.0, result)
@@ -239,7 +259,8 @@ class Fixed:
         return result
 
     def _scores(self, found: Optimised, open_: Tensor, row: Tensor) -> Tensor:
-        """Cheap scores ``[open, columns]``: the relaxation's gap at the mean minimiser, and a share of what its offset costs."""
+        """Cheap scores ``[open, columns]``: the relaxation's gap at the mean minimiser, and a share of what its
+        offset costs."""
         scores = {}
         for value in self.columns.values:
             scores[value] = torch.zeros(open_.numel(), *self.search.shape(value), device=row.device)
@@ -270,9 +291,7 @@ class Fixed:
     def _evaluate(self, kept: Fields, proposals: Tensor) -> Tensor:
         """Bound the children of every proposal at the parent's parameters; keep the best worse child."""
         domains, count = proposals.shape
-        repeated = {
-            k: v.repeat_interleave(count, 0) for k, v in kept.items() if k not in ("column", "point")
-        }
+        repeated = {k: v.repeat_interleave(count, 0) for k, v in kept.items() if k not in ("column", "point")}
         repeated["column"] = proposals.reshape(-1)
         repeated["point"] = self._points(repeated, repeated["column"])
         children = self.split(repeated)
@@ -285,7 +304,8 @@ class Fixed:
     def split(self, fields: Fields) -> Fields:
         """Two children per domain: below and above the point of the chosen column.
 
-        At a jump one side leaves the point out: ``z < p`` and ``z >= p``, or ``z = p`` and ``z > p`` where p is the lower end.
+        At a jump one side leaves the point out: ``z < p`` and ``z >= p``, or ``z = p`` and ``z > p`` where p is the
+        lower end.
         """
         column, point = fields["column"].unsqueeze(1), fields["point"].unsqueeze(1)
         jump = self._jumps[column]
@@ -293,8 +313,16 @@ class Fixed:
         highest, lowest = torch.where(jump & ~first, -JUMP_STEP, point), torch.where(first, JUMP_STEP, point)
         one = torch.ones_like(column, dtype=torch.int8)
         fields = dict(fields, depth=fields["depth"] + 1)
-        below = dict(fields, upper=fields["upper"].scatter(1, column, highest), sign=fields["sign"].scatter(1, column, -one))
-        above = dict(fields, lower=fields["lower"].scatter(1, column, lowest), sign=fields["sign"].scatter(1, column, one))
+        below = dict(
+            fields,
+            upper=fields["upper"].scatter(1, column, highest),
+            sign=fields["sign"].scatter(1, column, -one),
+        )
+        above = dict(
+            fields,
+            lower=fields["lower"].scatter(1, column, lowest),
+            sign=fields["sign"].scatter(1, column, one),
+        )
         return {name: torch.cat([below[name], above[name]]) for name in fields}
 
     def splittable(self, fields: Fields) -> Tensor:

@@ -39,7 +39,13 @@ class Clauses:
     def only(self, index: Tensor, box: int) -> Clauses:
         """Some clauses that all live in one box, as clauses with that single box."""
         zero = torch.zeros_like(index)
-        return Clauses(self.lower[box : box + 1], self.upper[box : box + 1], zero, self.rows[index], self.threshold[index])
+        return Clauses(
+            self.lower[box : box + 1],
+            self.upper[box : box + 1],
+            zero,
+            self.rows[index],
+            self.threshold[index],
+        )
 
 
 def dense_clauses(batch: ClauseBatch, outputs: int, device: torch.device) -> Clauses:
@@ -58,7 +64,11 @@ def dense_clauses(batch: ClauseBatch, outputs: int, device: torch.device) -> Cla
         table = np.zeros((count, 1), dtype=np.int64)
     to = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)  # noqa: E731
     return Clauses(
-        to(batch.lower), to(batch.upper), to(np.asarray(batch.clause_box)), to(matrix[table]), to(threshold[table])
+        to(batch.lower),
+        to(batch.upper),
+        to(np.asarray(batch.clause_box)),
+        to(matrix[table]),
+        to(threshold[table]),
     )
 
 

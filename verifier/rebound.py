@@ -40,7 +40,9 @@ class Rebound:
             "clause": index,
             "lower": self.clauses.lower[box][:, self.free],
             "upper": self.clauses.upper[box][:, self.free],
-            "bound": torch.full((len(self.clauses),), -torch.inf, dtype=torch.float64, device=self.problem.device),
+            "bound": torch.full(
+                (len(self.clauses),), -torch.inf, dtype=torch.float64, device=self.problem.device
+            ),
             "depth": torch.zeros(len(self.clauses), device=self.problem.device),
             "axis": torch.zeros_like(index),
         }
@@ -91,7 +93,9 @@ class Rebound:
         if left.numel():
             width = kept["upper"] - kept["lower"]
             direct = a[:, :, self.free].abs().amax(1) * width
-            reach = self.sensitivity(shaped[left].abs().amax(1), {i: _lines_of(n, left) for i, n in lines.items()})
+            reach = self.sensitivity(
+                shaped[left].abs().amax(1), {i: _lines_of(n, left) for i, n in lines.items()}
+            )
             score = _shares(direct) + _shares(reach[:, self.free] * width) + 1e-6 * _shares(width)
             kept["axis"] = score.argmax(1)
         else:
@@ -102,7 +106,8 @@ class Rebound:
     def _clip(
         self, lower: Tensor, upper: Tensor, trace: Trace, value: Tensor, threshold: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes of the free inputs clipped by every row's bound, and the rows' coefficients ``[domains, rows, inputs]``."""
+        """Boxes of the free inputs clipped by every row's bound, and the rows' coefficients ``[domains, rows,
+        inputs]``."""
         a = trace.inputs.get(self.problem.input)
         if a is None:  # the rows do not depend on the input
             return lower, upper, value.new_zeros(*value.shape, self.clauses.lower.shape[1])

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.intermediate import interval_is_exact, merge, one_hot, unstable
+from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.optimise import Objective, Schedule, optimise
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
@@ -52,7 +52,8 @@ def root_facts(
     """Boxes of all bounded values over one flat input box ``[1, inputs]``.
 
     A value at a time: interval, then ``steps`` of slope optimisation for each row that is still unstable, each row
-    with slopes of its own. After ``deadline`` (time.monotonic()) what remains keeps its interval. ``known`` are facts of
+    with slopes of its own. After ``deadline`` (time.monotonic()) what remains keeps its interval. ``known`` are
+    facts of
     the same box that are intersected with what is found, so that a second pass is never looser than the first.
     """
     exact, search = problem.plan(torch.float64), problem.plan(torch.float32)
@@ -119,7 +120,7 @@ def _proven(
     return merge(box, part, bound[:, :count], -bound[:, count:])
 
 
-def outputs_bound(problem: Problem, facts: Facts, clauses, *, steps: int) -> tuple[Tensor, Tensor, Tensor]:  # noqa: ANN001
+def outputs_bound(problem: Problem, facts: Facts, clauses, *, steps: int) -> tuple[Tensor, Tensor, Tensor]:
     """Which clauses the root refutes: (refuted [clauses], best margin [clauses], minimisers [clauses, inputs])."""
     exact, search = problem.plan(torch.float64), problem.plan(torch.float32)
     count, per = clauses.rows.shape[:2]
@@ -135,5 +136,9 @@ def outputs_bound(problem: Problem, facts: Facts, clauses, *, steps: int) -> tup
     best, row = margin.max(1)
     x = found.minimiser[problem.input].view(count, per, -1) if found.minimiser else None
     size = int(torch.Size(problem.input_shape).numel())
-    points = x[torch.arange(count), row].double() if x is not None else torch.zeros(count, size, dtype=torch.float64)
+    points = (
+        x[torch.arange(count), row].double()
+        if x is not None
+        else torch.zeros(count, size, dtype=torch.float64)
+    )
     return ((bound > threshold).view(count, per).any(1), best, points)

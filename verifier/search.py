@@ -40,9 +40,11 @@ PART_SECONDS = 1.0
 class Search:
     """A search that can be interrupted and resumed.
 
-    ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses; ``leaf(fields)`` decides domains that cannot be
+    ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses; ``leaf(fields)`` decides domains that
+    cannot be
     split: (refuted ``[n]``, candidates ``[k, inputs]``, the domain of each); ``interlude()`` runs between rounds and
-    may find a witness. ``start`` are domains that are bounded already; without it the search begins at the bounder's roots.
+    may find a witness. ``start`` are domains that are bounded already; without it the search begins at the bounder's
+    roots.
     """
 
     def __init__(
@@ -69,7 +71,8 @@ class Search:
         self._rate = 1e-3  # seconds per domain, smoothed
 
     def run(self, until: float) -> str:
-        """Search until ``until`` (time.monotonic()): ``refuted``, ``witness``, ``stuck`` (open leaves) or ``timeout``."""
+        """Search until ``until`` (time.monotonic()): ``refuted``, ``witness``, ``stuck`` (open leaves) or
+        ``timeout``."""
         begun = time.monotonic()
         try:
             while True:

@@ -1,7 +1,9 @@
 """How strongly each input can move a row at all: a bound of |d row / d input| by magnitudes.
 
-The linear bound of a row forgets inputs whose effects cancel, although they widen every intermediate box; the product of
-|weights| and slopes along all paths does not. The two together choose which input to split (docs/decisions.md has the counts).
+The linear bound of a row forgets inputs whose effects cancel, although they widen every intermediate box; the
+product of
+|weights| and slopes along all paths does not. The two together choose which input to split (docs/decisions.md has
+the counts).
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ class Sensitivity:
         self.absolute = [_absolute(prepared) for prepared in plan.prepared]
 
     def __call__(self, rows: Tensor, lines: Mapping[int, Lines]) -> Tensor:
-        """``rows`` ``[domains, *shape]`` (magnitudes on the target) to ``[domains, inputs]`` over the given relaxations."""
+        """``rows`` ``[domains, *shape]`` (magnitudes on the target) to ``[domains, inputs]`` over the given
+        relaxations."""
         plan = self.plan
         magnitude: dict[int, Tensor] = {self.target: rows.abs()}
         for index in plan.order(self.target):
@@ -38,7 +41,7 @@ class Sensitivity:
                 parts = [p.abs() for p in plan.operators[index].transpose(self.absolute[index], m)]  # type: ignore[attr-defined]
             else:
                 parts = _through(lines[index], m)
-            for operand, part in zip(plan.graph.nodes[index].inputs, parts):
+            for operand, part in zip(plan.graph.nodes[index].inputs, parts, strict=False):
                 magnitude[operand] = magnitude[operand] + part if operand in magnitude else part
         return rows.new_zeros(rows.shape[0], plan.size(self.source))
 
@@ -50,7 +53,7 @@ def _absolute(prepared: Prepared) -> Prepared:
 
 def _through(lines: Lines, m: Tensor) -> list[Tensor]:
     parts = []
-    for lower, upper in zip(lines.lower_slopes, lines.upper_slopes):
+    for lower, upper in zip(lines.lower_slopes, lines.upper_slopes, strict=False):
         steepest = torch.maximum(lower.abs(), upper.abs()).amax(1)
         if lines.window is None:
             parts.append(m * steepest)

@@ -123,7 +123,7 @@ class Objective:
             else:
                 operator, prepared = self.plan.operators[segment.index], self.plan.prepared[segment.index]
                 lower, upper = self.boxes[self.plan.graph.nodes[segment.index].inputs[0]]
-                ranges = relaxation.slope_range(operator, prepared, lower, upper)
+                ranges = relaxation.slope_range(operator, prepared, lower, upper)  # type: ignore[arg-type]
                 low, high = ranges[:2] if segment.kind == "lower" else ranges[2:]
             lows.append(low.flatten(1))
             highs.append(high.flatten(1))
@@ -200,7 +200,7 @@ class Objective:
             support = relaxation.lower_support if segment.kind == "lower" else relaxation.upper_support
             chosen = lines[segment.index].lower_slopes[0] if segment.kind == "lower" else lines[segment.index].upper_slopes[0]
             _, point = support(
-                self.plan.operators[segment.index],
+                self.plan.operators[segment.index],  # type: ignore[arg-type]
                 self.plan.prepared[segment.index],
                 chosen,
                 lower.unsqueeze(1),
@@ -341,6 +341,7 @@ def optimise(
     minimiser = {i: values[i] for i in objective.inputs if i in values}
     if mean is not None:
         values = {i: m.lerp_(values[i], RECENT) for i, m in mean.items()}
+    assert best is not None  # the first step always bounds
     return Optimised(best, best_flat, minimiser, trace, values, lines)
 
 
