@@ -159,7 +159,10 @@ def spread_phased(a: Tensor, kernel: Tensor, strides: Pair, begin: Pair, wide: P
     stop = [-(-(b + w) // s) for b, w, s in zip(begin, wide, strides, strict=True)]
     before = [t - 1 - q for t, q in zip(kernel.shape[2:], first, strict=True)]
     after = [q - n for q, n in zip(stop, a.shape[2:], strict=True)]
-    y = F.conv2d(F.pad(a, (before[1], after[1], before[0], after[0])), kernel)
+    if before == after and min(before) >= 0:
+        y = F.conv2d(a, kernel, None, 1, tuple(before))
+    else:
+        y = F.conv2d(F.pad(a, (before[1], after[1], before[0], after[0])), kernel)
     rows, columns = y.shape[2:]
     y = y.permute(0, 2, 3, 1).reshape(a.shape[0], rows, columns, *strides, channels).permute(0, 1, 3, 2, 4, 5)
     y = y.reshape(a.shape[0], rows * strides[0], columns * strides[1], channels)

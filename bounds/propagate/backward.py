@@ -29,6 +29,7 @@ from provenn.bounds.propagate.lines import Lines
 from provenn.bounds.propagate.plan import Matrix, Plan
 from provenn.bounds.propagate.reduction import Reduction
 from provenn.bounds.propagate.rounding import RoundingError
+from provenn.bounds.propagate.sieve import Sieve
 
 InputBoxes = Mapping[int, tuple[Tensor, Tensor]]
 
@@ -78,11 +79,13 @@ class _Sweep:
         error: RoundingError | None,
         extents: Mapping[int, Extent | None],
         reduction: Reduction | None,
+        sieve: Sieve | None,
     ):
         self.plan, self.lines, self.trace, self.error = plan, lines, trace, error
-        self.extents, self.reduction = extents, reduction
+        self.extents, self.reduction, self.sieve = extents, reduction, sieve
         self.coefficients: dict[int, Rows] = {}
         self.owned: set[int] = set()
+        self.waiting: dict[int, list[tuple[tuple[slice, slice], Tensor]]] = {}
         self.offset: Tensor | None = None
 
     def push(self, value: int, a: Rows, owned: bool) -> None:
@@ -102,6 +105,23 @@ class _Sweep:
             self.error.accumulated(value, total)
         self.coefficients[value] = total
         self.owned.add(value)
+
+    def take(self, value: int) -> Rows | None:
+        """All rows that a value has received."""
+        a = self.coefficients.pop(value, None)
+        for place, part in self.waiting.pop(value, ()):
+            if a is None:
+                a = part.new_zeros(*part.shape[:2], *self.plan.shape(value)[2:], part.shape[-1])
+                a = a.permute(0, 1, 4, 2, 3).unsqueeze(2)
+            elif not isinstance(a, Tensor):
+                a = a.dense()
+            elif value not in self.owned:
+                a = a.clone()
+            a[:, :, 0, :, place[0], place[1]] += part.permute(0, 1, 4, 2, 3)
+            self.owned.add(value)
+            if self.error is not None:
+                self.error.accumulated(value, a)
+        return a
 
     def add_offset(self, term: Tensor) -> None:
         self.offset = term if self.offset is None else self.offset + term
@@ -151,10 +171,26 @@ class _Sweep:
         domains, rows = a.shape[:2]
         if name == "conv" and self.extents and not is_channels_last(a) and is_image(plan.shape(index)):
             a = channels_last(a)
+        if name == "conv" and self.extents and self._scattered(index, a):
+            return
         parts = plan.operators[index].transpose(plan.prepared[index], a.reshape(domains * rows, *a.shape[2:]))  # type: ignore[attr-defined]
         fresh = name in _FRESH or (owned and name == "reshape")
         for operand, part in zip(plan.graph.nodes[index].inputs, parts, strict=True):
             self.push(operand, part.view(domains, rows, *part.shape[1:]), fresh)
+
+    def _scattered(self, index: int, a: Tensor) -> bool:
+        """A strided convolution of single positions: its product waits until it can be added to what else arrives."""
+        prepared, (operand,) = self.plan.prepared[index], self.plan.graph.nodes[index].inputs
+        derived, weight = prepared.derived, prepared.tensors["weight"]
+        alone = derived["rank"] == 2 and derived["groups"] == 1 and weight.shape[2] == weight.shape[3] == 1
+        if not alone or max(derived["strides"]) == 1 or any(derived["begin"]) or not is_image(self.plan.shape(operand)):
+            return False
+        domains, rows, _, filters, height, width = a.shape
+        product = torch.mm(a.movedim(3, 5).reshape(-1, filters), weight.flatten(1))
+        first, second = derived["strides"]
+        place = (slice(0, (height - 1) * first + 1, first), slice(0, (width - 1) * second + 1, second))
+        self.waiting.setdefault(operand, []).append((place, product.view(domains, rows, height, width, -1)))
+        return True
 
     def relaxed(self, index: int, a: Rows, owned: bool) -> None:
         lines = self.lines[index]
@@ -167,6 +203,15 @@ class _Sweep:
                 self._elements(index, a, lines, operands[0])
                 return
             a, owned = a.dense(), True
+        if self.sieve is not None and not self.coefficients and not self.waiting:
+            keep = self.sieve.test(index, a, self.offset, self.error)
+            if keep is not None:
+                if keep.numel() == 0:
+                    return
+                a, owned = _selected(a, keep), True
+                self.offset = None if self.offset is None else self.offset[:, keep]
+                if self.error is not None:
+                    self.error.keep(keep)
         narrow = lines.gap is not None and self.trace is None and _covers(a, lines)
         if narrow:
             if lines.gap.channels_last != is_channels_last(a):  # type: ignore[union-attr]
@@ -249,6 +294,11 @@ class _Sweep:
             self.add_offset(Windows(negative, rows.places, rows.extent, rows.shape, False).dot(lines.spread_offset))
         new = (a * slope).addcmul_(negative, spread)
         self.push(operand, Windows(new, rows.places, rows.extent, rows.shape), True)
+
+
+def _selected(a: Tensor, keep: Tensor) -> Tensor:
+    """Some rows, stored in the same order."""
+    return a.movedim(-3, -1)[:, keep].movedim(-1, -3) if is_channels_last(a) else a[:, keep]
 
 
 def _covers(a: Tensor, lines: Lines) -> bool:
@@ -340,6 +390,7 @@ def backward(
     stop: Mapping[int, tuple[Tensor, Tensor]] | None = None,
     extents: Mapping[int, Extent | None] | None = None,
     reduction: Reduction | None = None,
+    sieve: Sieve | None = None,
 ) -> Tensor:
     """Lower bounds ``[domains, rows]`` of ``rows . target`` over the input boxes.
 
@@ -352,15 +403,15 @@ def backward(
     ``stop`` gives boxes of values where the walk ends early (a truncated pass: looser, cheaper).
 
     Rows of single elements (``Elements``) keep to their windows where ``extents`` says so. ``reduction`` leaves out
-    elements that contribute nothing.
+    elements that contribute nothing; ``sieve`` drops rows whose sign is settled before the last step.
     """
-    sweep = _Sweep(plan, lines, trace, error, extents or {}, reduction)
+    sweep = _Sweep(plan, lines, trace, error, extents or {}, reduction, sieve)
     if error is not None:
         error.reduction = reduction
     sweep.coefficients[target] = rows
     bound: Tensor | None = None
     for index in plan.order(target):
-        a = sweep.coefficients.pop(index, None)
+        a = sweep.take(index)
         if a is None:
             continue
         owned = index in sweep.owned
@@ -383,6 +434,8 @@ def backward(
             sweep.linear(index, a, owned)
         else:
             sweep.relaxed(index, a, owned)
+    if sieve is not None and sieve.rows.numel() == 0:
+        return sieve.best
     offset = sweep.offset
     if trace is not None:
         trace.offset = offset
@@ -391,7 +444,8 @@ def backward(
         bound = offset if offset is not None else rows.new_zeros(rows.shape[:2])  # type: ignore[union-attr]
     elif offset is not None:
         bound = bound + offset
-    return bound if error is None else error.lowered(bound)
+    bound = bound if error is None else error.lowered(bound)
+    return bound if sieve is None else sieve.merged(bound)
 
 
 def _concretise(a: Rows, box: tuple[Tensor, Tensor]) -> Tensor:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.backward import backward
-from provenn.bounds.propagate.coefficients import Elements, by_place, channels_last, elements_of
+from provenn.bounds.propagate.coefficients import Elements, by_place, channels_last, elements_of, is_channels_last
 from provenn.bounds.propagate.extent import is_image
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.lines import Lines, relax
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.reduction import Reduction
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
+from provenn.bounds.propagate.sieve import Sieve
 
 CACHE_ELEMENTS = 1 << 18
 # Rows of a value to be bounded together, if it has so many, when domains are counted.
@@ -71,6 +72,7 @@ class _Batch:
     slopes: Mapping[int, tuple[Tensor | None, Tensor | None]]
     domains: int
     lines: dict[int, Lines] = field(default_factory=dict)
+    cuts: dict[int, Box] = field(default_factory=dict)
     reduction: Reduction | None = None
 
     def prepare(self, target: int) -> None:
@@ -95,10 +97,14 @@ class _Batch:
         if self.domains * plan.size(index) > _WORTH_NARROWING and isinstance(plan.operators[index], Univariate):
             lines = lines.narrowed()
         self.lines[index] = lines
+        if len(plan.relaxed_below(index)) == 1 and plan.cost(index) > _COSTLY // 4:
+            low, high = plan.interval(index, boxes)
+            image = is_channels_last(lines.lower_slopes[0])
+            self.cuts[index] = (channels_last(low), channels_last(high)) if image else (low, high)
         if boxes is self.boxes:
             self.boxes.lines[index] = lines
 
-    def bounds(self, value: int, elements: Tensor, signs: Tensor) -> Tensor:
+    def bounds(self, value: int, elements: Tensor, signs: Tensor, sift: bool = False) -> Tensor:
         """Lower bounds ``[domains, k]`` of k flat elements of a value, each times its sign ``[k]``."""
         plan = self.plan
         extents = plan.extents(value)
@@ -110,9 +116,10 @@ class _Batch:
         for part, weights in zip(elements.split(size), signs.split(size), strict=True):
             rows: Elements = elements_of(plan.shape(value), part, weights.unsqueeze(0), extents[value])
             error = RoundingError(plan, self.magnitudes) if self.magnitudes is not None else None
+            sieve = Sieve(self.cuts, self.domains, part.numel(), weights) if sift and self.cuts else None
             bound = backward(
                 plan, value, rows, self.lines, self.inputs,
-                error=error, extents=extents, reduction=self.reduction,
+                error=error, extents=extents, reduction=self.reduction, sieve=sieve,
             )  # fmt: skip
             results.append(bound.expand(self.domains, -1))
         result = results[0] if len(results) == 1 else torch.cat(results, 1)
@@ -135,7 +142,7 @@ class _Batch:
         """The side that the interval makes likely to settle an element's sign first; the other side for the rest."""
         low, high = box[0].flatten(1).clone(), box[1].flatten(1).clone()
         signs = torch.where((low[:, elements] + high[:, elements]).sum(0) > 0, 1.0, -1.0).to(low.dtype)
-        bound = self.bounds(value, elements, signs)
+        bound = self.bounds(value, elements, signs, sift=True)
         _tighten(low, high, elements, bound, signs)
         rest = (~(bound >= 0).all(0)).nonzero().squeeze(1)
         if rest.numel():

@@ -67,19 +67,22 @@ class RoundingError:
         self.unit = torch.finfo(plan.dtype).eps / 2
 
     def _add(self, a: Rows, weight: Tensor) -> None:
-        """``total += |a| . weight`` for weight ``[*shape]`` or ``[domains, 1|rows, *shape]``."""
+        """``total += |a| . weight``."""
+        self._accumulate(self._product(a, weight))
+
+    def _product(self, a: Rows, weight: Tensor) -> Tensor:
+        """``|a| . weight`` for weight ``[*shape]`` or ``[domains, 1|rows, *shape]``."""
         from provenn.bounds.propagate.backward import dot
 
         rank = a.dim() if isinstance(a, Tensor) else 2 + len(a.shape)
         if weight.dim() == rank - 2:
             weight = weight[None, None]
         if isinstance(a, Elements):
-            self._accumulate(a.weights.abs() * a.pick(weight))
-        elif isinstance(a, Windows):  # the largest weight of each channel saves gathering
+            return a.weights.abs() * a.pick(weight)
+        if isinstance(a, Windows):  # the largest weight of each channel saves gathering
             sums = a.cleaned().a.abs().sum((3, 4))
-            self._accumulate(torch.matmul(sums, weight.amax((-1, -2))[:, 0, 0].unsqueeze(-1)).squeeze(-1))
-        else:
-            self._accumulate(dot(a.abs(), weight))
+            return torch.matmul(sums, weight.amax((-1, -2))[:, 0, 0].unsqueeze(-1)).squeeze(-1)
+        return dot(a.abs(), weight)
 
     def _cut(self, index: int, weight: Tensor) -> Tensor:
         return weight if self.reduction is None else self.reduction.cut(index, weight)
@@ -126,10 +129,21 @@ class RoundingError:
         reach = torch.maximum(box[0].abs(), box[1].abs()).unsqueeze(1)
         self._add(a, reach * self._factor(value))
 
+    def keep(self, rows: Tensor) -> None:
+        """Forget all but some rows."""
+        if self.total is not None:
+            self.total = self.total[:, rows]
+
+    def partial(self, index: int, a: Tensor, bound: Tensor) -> Tensor:
+        """A bound that stops at the box of node ``index``, less the error so far and that of the last products."""
+        last = self._product(a, self._cut(index, self.magnitudes.value[index] * (4 * self._factor(index))))
+        return self._less(bound, last if self.total is None else self.total + last)
+
     def lowered(self, bound: Tensor) -> Tensor:
         """The bound less the error; the last terms cover the sums of offsets and of the error itself."""
-        if self.total is None:
-            return bound
-        error = self.total * (1 + 1e-6) + bound.abs() * (8 * self.unit) + 1e-290
+        return bound if self.total is None else self._less(bound, self.total)
+
+    def _less(self, bound: Tensor, total: Tensor) -> Tensor:
+        error = total * (1 + 1e-6) + bound.abs() * (8 * self.unit) + 1e-290
         result = bound - error
         return torch.where(torch.isfinite(result), result, torch.full_like(result, -torch.inf))
