@@ -1,0 +1,270 @@
+"""Seeded bugs: each must make the test suite fail.
+
+Usage: python benchmarks/mutation.py [--only NAME ...] [--keep]
+Copies the repository, applies one text replacement at a time (it must match exactly once, so that it fails loudly when
+the code has changed), and runs the tests named for it. Prints killed or survived; exits 1 unless all are killed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BOUNDS = ("tests/soundness/test_bounds.py",)
+ROUNDING = ("tests/soundness/test_rounding.py",)
+MARGINS = ("tests/soundness/test_margins.py",)
+CLAUSES = ("tests/soundness/test_clauses.py",)
+LEAF = ("tests/verifier/test_leaf.py",)
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A bug: ``old`` (once in ``file``) becomes ``new``; ``tests`` are where it must show."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    Mutation(
+        "wrong sign of a split multiplier",
+        "bounds/propagate/optimise.py",
+        "signed = beta * self.splits.sign[segment.index].unsqueeze(1)",
+        "signed = -beta * self.splits.sign[segment.index].unsqueeze(1)",
+        BOUNDS,
+    ),
+    Mutation(
+        "unclamped split multiplier",
+        "bounds/propagate/optimise.py",
+        "low = torch.zeros_like(sign)",
+        "low = torch.full_like(sign, -torch.inf)",
+        BOUNDS,
+    ),
+    Mutation(
+        "missing candidate of a support function",
+        "bounds/ops/piecewise.py",
+        "return [(limit, None, None) for limit in _limits(p) if limit is not None]",
+        "return [(limit, None, None) for limit in _limits(p) if limit is not None][:1]",
+        ("tests/ops/test_univariate_conformance.py", *BOUNDS),
+    ),
+    Mutation(
+        "wrong upper offset of relu",
+        "bounds/ops/piecewise.py",
+        "bu = torch.maximum(-ku * low, high - product)",
+        "bu = 0.9 * torch.maximum(-ku * low, high - product)",
+        ("tests/ops/test_univariate_conformance.py", *BOUNDS),
+    ),
+    Mutation(
+        "lower plane of max pooling above the maximum",
+        "bounds/ops/minmax.py",
+        "slopes = zero.scatter(-1, (lower + upper).nan_to_num(nan=-torch.inf).argmax(-1, keepdim=True), 1.0)",
+        "slopes = zero.scatter(-1, (lower + upper).nan_to_num(nan=-torch.inf).argmax(-1, keepdim=True), 1.1)",
+        ("tests/ops/test_planes.py",),
+    ),
+    Mutation(
+        "transposed convolution ignores the padding",
+        "bounds/ops/conv.py",
+        'y = _spread(prepared, flat, weight, derived["begin"], derived["wide"])',
+        'y = _spread(prepared, flat, weight, (0, 0), derived["wide"])',
+        ("tests/graph/test_linear_operators.py", *BOUNDS),
+    ),
+    Mutation(
+        "maximum tree adds the wrong operand",
+        "bounds/graph/lattice.py",
+        'return self.push(like, "add", y, self.excess(like, x, y))',
+        'return self.push(like, "add", x, self.excess(like, x, y))',
+        ("tests/graph/test_lattice.py",),
+    ),
+    Mutation(
+        "interval not rounded outward",
+        "bounds/ops/_outward.py",
+        "lower, upper = lower - error, upper + error",
+        "lower, upper = lower + 0 * error, upper + 0 * error",
+        ROUNDING,
+    ),
+    Mutation(
+        "error term of the backward pass dropped",
+        "bounds/propagate/rounding.py",
+        "result = bound - error",
+        "result = bound - 0 * error",
+        ROUNDING,
+    ),
+    Mutation(
+        "float32 facts not rounded outward",
+        "verifier/root.py",
+        "lower = torch.where(lower.double() > box[0], torch.nextafter(lower, -infinity), lower)",
+        "lower = torch.where(lower.double() > box[0], lower, lower)",
+        ROUNDING,
+    ),
+    Mutation(
+        "merged bound taken as it is (looser, or not a number)",
+        "bounds/propagate/intermediate.py",
+        "low[:, elements] = torch.fmax(low[:, elements], lower)",
+        "low[:, elements] = lower",
+        CLAUSES,
+    ),
+    Mutation(
+        "clip of one disjunct used for another",
+        "verifier/rebound.py",
+        "return *clip_box(lower, upper, a[:, :, self.free], margin), a",
+        "return *clip_box(lower, upper, a[:, :, self.free].roll(1, 0), margin.roll(1, 0)), a",
+        (*BOUNDS, *CLAUSES),
+    ),
+    Mutation(
+        "wrong box of a clause",
+        "verifier/rebound.py",
+        'box = self.clauses.box[fields["clause"]]',
+        'box = self.clauses.box[torch.zeros_like(fields["clause"])]',
+        CLAUSES,
+    ),
+    Mutation(
+        "clauses proven in the first box only",
+        "verifier/decide.py",
+        "clauses.only(mine, box)",
+        "clauses.only(mine, 0)",
+        CLAUSES,
+    ),
+    Mutation(
+        "clip ends a rounding too early",
+        "verifier/clip.py",
+        "ceiling = torch.nextafter(lower.unsqueeze(1) + reach, infinity)",
+        "ceiling = (lower.unsqueeze(1) + reach) * (1 - 1e-12)",
+        ROUNDING,
+    ),
+    Mutation(
+        "split drops one child",
+        "verifier/fixed.py",
+        "torch.cat([below[name], above[name]])",
+        "torch.cat([above[name], above[name]])",
+        BOUNDS,
+    ),
+    Mutation(
+        "split leaves one side of the box out",
+        "verifier/rebound.py",
+        'right = dict(fields, lower=fields["lower"].scatter(1, axis, middle))',
+        'right = dict(fields, lower=fields["lower"].scatter(1, axis, middle + 0.1 * (upper - lower)))',
+        BOUNDS,
+    ),
+    Mutation(
+        "pool loses domains",
+        "verifier/pool.py",
+        "column[holes] = column[movers]",
+        "pass",
+        ("tests/verifier/test_pool.py",),
+    ),
+    Mutation(
+        "leaf accepted without confirmation in float64",
+        "verifier/fixed.py",
+        "refuted[index] = confirmed",
+        "pass",
+        MARGINS,
+    ),
+    Mutation(
+        "linear program believed without proof",
+        "verifier/leaf.py",
+        "if proven > 0:",
+        "if found.empty or found.margin > 0:",
+        MARGINS,
+    ),
+    Mutation(
+        "multiplier of a program at the wrong end",
+        "verifier/leaf.py",
+        "term = multiplier * (ends[0] if multiplier > 0 else ends[1])",
+        "term = multiplier * (ends[1] if multiplier > 0 else ends[0])",
+        (*LEAF, *BOUNDS),
+    ),
+    Mutation(
+        "the point of a jump belongs to no child",
+        "verifier/leaf.py",
+        "pieces = [((point, point), (point, point))]",
+        "pieces = []",
+        LEAF,
+    ),
+    Mutation(
+        "threshold not above the decimal literal",
+        "specs/_literals.py",
+        "above = np.where(exact, nearest, np.nextafter(nearest, np.inf))",
+        "above = np.where(exact, nearest, np.nextafter(nearest, -np.inf))",
+        ("tests/specs/test_literals.py", "tests/specs/test_read.py"),
+    ),
+    Mutation(
+        "witness accepted within a tolerance",
+        "specs/_query.py",
+        "truth = np.where(atoms.strict, value < right, value <= right)",
+        "truth = np.where(atoms.strict, value < right, value <= right + 1e-6)",
+        ("tests/verifier/test_replay.py", "tests/specs"),
+    ),
+)
+
+
+def copy(folder: Path) -> Path:
+    """The working tree as a package ``provenn`` of its own."""
+    target = folder / "provenn"
+    skip = shutil.ignore_patterns(".git", "build", "*.egg-info", "__pycache__", ".*_cache")
+    shutil.copytree(ROOT, target, ignore=skip)
+    return target
+
+
+def run(target: Path, tests: tuple[str, ...], limit: float) -> tuple[int, str]:
+    """Run tests in a copy: (exit status of pytest, its last lines)."""
+    environment = os.environ | {
+        "PYTHONPATH": str(target.parent),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(command, cwd=target, env=environment, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return -1, f"no answer within {limit:.0f} s"
+    return done.returncode, "\n".join(done.stdout.strip().splitlines()[-4:])
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", nargs="*", help="parts of names of mutations")
+    parser.add_argument("--limit", type=float, default=600, help="seconds for the tests of one mutation")
+    arguments = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not arguments.only or any(part in m.name for part in arguments.only)]
+    survived = []
+    with tempfile.TemporaryDirectory() as folder:
+        target = copy(Path(folder))
+        for mutation in chosen:
+            text = (target / mutation.file).read_text()
+            if text.count(mutation.old) != 1:
+                print(f"{mutation.name}: {mutation.file} has the text {text.count(mutation.old)} times, expected once")
+                return 2
+        tests = tuple(sorted({test for mutation in chosen for test in mutation.tests}))
+        status, tail = run(target, tests, 2 * arguments.limit)
+        if status != 0:
+            print(f"the tests fail without any mutation:\n{tail}")
+            return 2
+        for mutation in chosen:
+            file = target / mutation.file
+            text = file.read_text()
+            file.write_text(text.replace(mutation.old, mutation.new))
+            begun = time.monotonic()
+            status, tail = run(target, mutation.tests, arguments.limit)
+            file.write_text(text)
+            killed = status == 1
+            print(f"{'killed' if killed else 'SURVIVED':9} {mutation.name} ({time.monotonic() - begun:.0f} s)", flush=True)
+            if not killed:
+                survived.append(mutation.name)
+                print(tail)
+    print(f"{len(chosen) - len(survived)} of {len(chosen)} killed")
+    return 1 if survived else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
