@@ -124,8 +124,8 @@ MUTATIONS = (
     Mutation(
         "wrong box of a clause",
         "verifier/rebound.py",
-        'box = self.clauses.box[fields["clause"]]',
-        'box = self.clauses.box[torch.zeros_like(fields["clause"])]',
+        "        box = self.clauses.box\n        return {",
+        "        box = torch.zeros_like(self.clauses.box)\n        return {",
         CLAUSES,
     ),
     Mutation(
@@ -225,7 +225,9 @@ def run(target: Path, tests: tuple[str, ...], limit: float) -> tuple[int, str]:
     }
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
     try:
-        done = subprocess.run(command, cwd=target, env=environment, capture_output=True, text=True, timeout=limit)
+        done = subprocess.run(
+            command, cwd=target, env=environment, capture_output=True, text=True, timeout=limit
+        )
     except subprocess.TimeoutExpired:
         return -1, f"no answer within {limit:.0f} s"
     return done.returncode, "\n".join(done.stdout.strip().splitlines()[-4:])
@@ -243,7 +245,9 @@ def main() -> int:
         for mutation in chosen:
             text = (target / mutation.file).read_text()
             if text.count(mutation.old) != 1:
-                print(f"{mutation.name}: {mutation.file} has the text {text.count(mutation.old)} times, expected once")
+                print(
+                    f"{mutation.name}: {mutation.file} has the text {text.count(mutation.old)} times, expected once"
+                )
                 return 2
         tests = tuple(sorted({test for mutation in chosen for test in mutation.tests}))
         status, tail = run(target, tests, 2 * arguments.limit)
@@ -258,7 +262,10 @@ def main() -> int:
             status, tail = run(target, mutation.tests, arguments.limit)
             file.write_text(text)
             killed = status == 1
-            print(f"{'killed' if killed else 'SURVIVED':9} {mutation.name} ({time.monotonic() - begun:.0f} s)", flush=True)
+            print(
+                f"{'killed' if killed else 'SURVIVED':9} {mutation.name} ({time.monotonic() - begun:.0f} s)",
+                flush=True,
+            )
             if not killed:
                 survived.append(mutation.name)
                 print(tail)

@@ -66,6 +66,11 @@ def _core() -> Any:
     return _FOUND[0]
 
 
+def available() -> bool:
+    """Load the solver; whether scipy has it as an object that keeps a basis."""
+    return _core() is not None
+
+
 def _direct(core: Any, cost, rows, upper, low, high, start) -> Optimum | None:
     try:
         program = core.HighsLp()

@@ -42,6 +42,8 @@ RACE_SECONDS = 2.0
 SMALL_ELEMENTS, SMALL_RACE_SECONDS = 100, 0.5
 # Unstable elements up to which whole trees of linear programs are tried.
 PROGRAM_ELEMENTS = 1000
+# The least time of a search in a race, as a share of the time of the one that had most.
+FAIR_SHARE = 0.2
 # Seconds kept back for writing the answer.
 RESERVE = 0.3
 
@@ -376,7 +378,10 @@ def _race(run: _Run, searches: list[Search | Programs], slices: float) -> str:
     left = {id(s): _seconds_left(1.0, s.remaining(), s.seconds) for s in searches if s.seconds}
     while True:
         fresh = [s for s in running if not s.seconds]
-        chosen = fresh[0] if fresh else min(running, key=lambda s: left.get(id(s), 0.0))
+        # What a slice took away foretells little: nobody is left behind for good.
+        behind = [s for s in running if s.seconds < FAIR_SHARE * max(other.seconds for other in running)]
+        first = min(behind, key=lambda s: s.seconds) if behind else min(running, key=lambda s: left.get(id(s), 0.0))
+        chosen = fresh[0] if fresh else first
         if not fresh and len(running) > 1:
             slices = min(1.5 * slices, 10.0)
             run.say(

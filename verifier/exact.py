@@ -15,6 +15,7 @@ from provenn.bounds.propagate.intermediate import intermediate_boxes
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
+from provenn.verifier._highs import available
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.leaf import JUMPS, Tree
 from provenn.verifier.pool import Fields
@@ -45,6 +46,7 @@ class Programs:
         ]
         self.seconds, self.rounds = 0.0, 0
         self._next = 0
+        available()  # its import is not this search's time
 
     @property
     def domains(self) -> int:

@@ -19,7 +19,7 @@ from provenn.verifier.exact import fixed_domains, rebound_domains
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.leaf import proven_margin
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
-from provenn.verifier.program import Program
+from provenn.verifier.program import Cut, Program
 from provenn.verifier.rebound import Rebound
 from provenn.verifier.root import root_facts
 
@@ -224,3 +224,35 @@ def test_known_boxes_are_facts(family: str, tmp_path) -> None:
     for index, (lower, upper) in boxes.items():
         truth = made.values[index][inside]
         assert below(lower, truth) and below(-upper, -truth), index
+
+
+@families
+@torch.no_grad()
+def test_programs_of_cut_domains(family: str, tmp_path) -> None:
+    """Cuts that a sample satisfies: nothing proven excludes it or lies above it."""
+    made = case(family, 10, tmp_path)
+    bounder = fixed(made)
+    plan, output = made.problem.plan(torch.float64), made.problem.output
+    random = np.random.default_rng(0)
+    domain = fixed_domains(bounder, bounder.roots())[1]
+    program = Program(plan, output, domain)
+    places = [(own.operand, int(e)) for own in program.relaxed.values() for e in own.elements]
+    margins = made.margins(1).amax(1)
+    for sample in [*margins.argsort()[:10].tolist(), *random.integers(0, len(margins), 20).tolist()]:
+        cuts, inside = {}, torch.ones(len(margins), dtype=torch.bool)
+        for value, element in (places[i] for i in random.permutation(len(places))[: random.integers(1, 8)]):
+            z = made.values[value].flatten(1)[:, element]
+            lower, upper = (float(b.flatten()[element]) for b in domain.boxes[value])
+            middle = random.uniform(lower, upper)
+            ends = (lower, middle) if z[sample] <= middle else (middle, upper)
+            cuts[value, element] = Cut(ends, ends)
+            inside &= (z >= ends[0]) & (z <= ends[1])
+        found = program.solve(cuts)
+        assert found is not None and inside[sample]
+        proven = proven_margin(plan, output, domain, cuts, found, bounder.facts.magnitudes)
+        if found.empty:
+            assert proven <= 0
+        else:
+            truth = float(margins[inside].min())
+            weight = float(found.weights.sum())
+            assert proven <= weight * truth + SLACK * (1 + abs(truth))

@@ -22,7 +22,9 @@ def property_of(network: Network, thresholds: list[float], which: list[int], pat
     lines = [f"(declare-const X_{i} Real)" for i in range(inputs)]
     lines += [f"(declare-const Y_{i} Real)" for i in range(outputs)]
     for i in range(1, inputs):
-        lines.append(f"(assert (>= X_{i} {network.lower[i]:.10f}))\n(assert (<= X_{i} {network.upper[i]:.10f}))")
+        lines.append(
+            f"(assert (>= X_{i} {network.lower[i]:.10f}))\n(assert (<= X_{i} {network.upper[i]:.10f}))"
+        )
     clauses = [
         f"(and (>= X_0 {ends[i]:.10f}) (<= X_0 {ends[i + 1]:.10f}) (<= Y_{which[i]} {thresholds[i]:.10f}))"
         for i in range(BOXES)

@@ -39,9 +39,7 @@ class Point:
 
     def __init__(self, seed: int):
         random = np.random.default_rng(seed)
-        self.layers = [
-            (wild(random, n, m), wild(random, m)) for n, m in itertools.pairwise(WIDTHS)
-        ]
+        self.layers = [(wild(random, n, m), wild(random, m)) for n, m in itertools.pairwise(WIDTHS)]
         self.x = wild(random, WIDTHS[0])
         nodes = [Node("input", (), (1, WIDTHS[0]), scalar_type="float64")]
         for i, (weight, bias) in enumerate(self.layers):
