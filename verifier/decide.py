@@ -42,6 +42,8 @@ RACE_SECONDS = 2.0
 SMALL_ELEMENTS, SMALL_RACE_SECONDS = 100, 0.5
 # Unstable elements up to which whole trees of linear programs are tried.
 PROGRAM_ELEMENTS = 1000
+# The share of the time kept from input splits that go alone, for up to so many clauses that they leave open.
+INPUTS_ALONE, FEW_CLAUSES = 0.7, 16
 # The least time of a search in a race, as a share of the time of the one that had most.
 FAIR_SHARE = 0.2
 # Seconds kept back for writing the answer.
@@ -282,7 +284,19 @@ def _by_inputs(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     if _attack(run, clauses.select(left), numbers[left], FIRST_ATTACK):
         return "witness"
     search = _search(run, bounder, clauses, numbers, opened)
-    return _account(run, search, search.run(run.deadline))
+    ended = search.run(run.deadline - INPUTS_ALONE * max(0.0, run.deadline - time.monotonic()))
+    few = search.open_clauses() if ended == "timeout" and not search.stuck else left
+    if ended != "timeout" or run.late() or len(few) > FEW_CLAUSES:
+        return _account(run, search, ended if ended != "timeout" else search.run(run.deadline))
+    run.say(f"{len(few)} clauses open after {search.seconds:.1f} s of input splits: each by a race of all searches")
+    run.count("domains", search.domains)
+    ended = "refuted"
+    for clause in few:
+        one = _by_race(run, clauses.only(clause[None], int(clauses.box[clause])), numbers[clause][None])
+        if run.witness is not None or one == "timeout":
+            return one
+        ended = one if one != "refuted" else ended
+    return ended
 
 
 def _input_roots(run: _Run, bounder: Rebound, clauses: Clauses, numbers: Tensor) -> Fields | None:

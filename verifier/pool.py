@@ -62,6 +62,10 @@ class Pool:
         """The smallest bound of an open domain, inf if there is none."""
         return float(self._fields["bound"][: self._count].min()) if self._count else float("inf")
 
+    def values(self, name: str) -> Tensor:
+        """One field of the open domains."""
+        return self._fields[name][: self._count] if self._fields else torch.zeros(0, dtype=torch.int64)
+
     def sum(self, of: Callable[[Fields], Tensor]) -> float:
         """Sum of a function of the open domains' fields."""
         return float(of({k: v[: self._count] for k, v in self._fields.items()}).sum()) if self._count else 0.0

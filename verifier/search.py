@@ -123,6 +123,10 @@ class Search:
         """Domains not decided yet."""
         return len(self.pool) + sum(_count(p) for p in self.pending) + self.stuck
 
+    def open_clauses(self) -> Tensor:
+        """Clauses with an open domain in the pool or pending, in order."""
+        return torch.cat([self.pool.values("clause"), *(p["clause"] for p in self.pending)]).unique()
+
     def bound(self) -> float:
         """The lowest bound of an open domain."""
         pending = [float(p["bound"].min()) for p in self.pending if _count(p)]
