@@ -86,7 +86,7 @@ def _by_products(prepared: Prepared, x: Tensor) -> bool:
     )
 
 
-def _gather_windows(prepared: Prepared, x: Tensor, weight: Tensor) -> Tensor:
+def _gather_windows(prepared: Prepared, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve ``[n, batch, channels, *wide]`` to ``[n, batch, filters, *narrow]``."""
     derived = prepared.derived
     flat = x.reshape(-1, *x.shape[2:])
@@ -94,11 +94,11 @@ def _gather_windows(prepared: Prepared, x: Tensor, weight: Tensor) -> Tensor:
         y = convolve(
             flat, weight, derived["strides"], derived["pads"], derived["dilations"], derived["narrow"]
         )
-        return y.view(*x.shape[:2], *y.shape[1:])
+        return _add_bias(prepared, y.view(*x.shape[:2], *y.shape[1:]), bias)
     if derived["rest"]:
         flat = F.pad(flat, derived["rest"])
     y = _CONVOLVE[derived["rank"]](
-        flat, weight, None, derived["strides"], derived["common"], derived["dilations"], derived["groups"]
+        flat, weight, bias, derived["strides"], derived["common"], derived["dilations"], derived["groups"]
     )
     return y.reshape(*x.shape[:2], *y.shape[1:])
 
@@ -216,8 +216,7 @@ def _derive_conv(node: Node, shapes: Shapes) -> dict[str, Any]:
 
 
 def _evaluate_conv(prepared: Prepared, x: Tensor) -> Tensor:
-    y = _gather_windows(prepared, x, prepared.tensors["weight"])
-    return _add_bias(prepared, y, prepared.tensors.get("bias"))
+    return _gather_windows(prepared, x, prepared.tensors["weight"], prepared.tensors.get("bias"))
 
 
 def _magnitude_conv(prepared: Prepared, m: Tensor) -> Tensor:

@@ -42,8 +42,11 @@ class Trace:
     """What one backward pass leaves for the gradient: coefficients at relaxed nodes and at inputs.
 
     ``positive[i]``/``negative[i]`` are ``max(a,0)``/``min(a,0)`` on relaxed node i's output,
-    ``[domains, rows, *shape]``; ``inputs[i]`` the coefficients on graph input i.
+    ``[domains, rows, *shape]``; ``inputs[i]`` the coefficients on graph input i. With ``narrow`` a node whose lines have a
+    gap keeps only the elements of the gap, ``[domains, rows, k]``.
     """
+
+    narrow: bool = False
 
     positive: dict[int, Tensor] = field(default_factory=dict)
     negative: dict[int, Tensor] = field(default_factory=dict)
@@ -212,8 +215,9 @@ class _Sweep:
                 self.offset = None if self.offset is None else self.offset[:, keep]
                 if self.error is not None:
                     self.error.keep(keep)
-        narrow = lines.gap is not None and self.trace is None and _covers(a, lines)
-        if narrow:
+        if lines.gap is not None and (self.trace is None or self.trace.narrow):
+            if not _covers(a, lines):
+                a, owned = a.expand(lines.lower_slopes[0].shape[0], *a.shape[1:]), False
             if lines.gap.channels_last != is_channels_last(a):  # type: ignore[union-attr]
                 a = channels_last(a) if lines.gap.channels_last else a.contiguous()  # type: ignore[union-attr]
             elif not (owned and is_dense(a)):
@@ -261,8 +265,10 @@ class _Sweep:
         part = flat.index_select(2, gap.elements)
         positive, negative = part.clamp(min=0), part.clamp(max=0)
         self._offsets(index, positive, negative, gap.lines)
+        if self.trace is not None:
+            self.trace.positive[index], self.trace.negative[index] = positive, negative
         a.mul_(lines.lower_slopes[0])
-        flat[:, :, gap.elements] = positive.mul_(gap.lines.lower_slopes[0]).addcmul_(negative, gap.lines.upper_slopes[0])
+        flat[:, :, gap.elements] = (positive * gap.lines.lower_slopes[0]).addcmul_(negative, gap.lines.upper_slopes[0])
         self.push(operand, a, True)
 
     def _offsets_of_both(self, a: Tensor, negative: Tensor, lines: Lines) -> None:

@@ -84,7 +84,7 @@ class Lines:
             return self.upper_offset if self.lower_offset is None else -self.lower_offset
         return self.upper_offset - self.lower_offset
 
-    def narrowed(self) -> Lines:
+    def narrowed(self, share: float = GAP_SHARE) -> Lines:
         """These lines of an elementwise node with their gap, where that is small and the common offsets are all 0."""
         slope, upper = self.lower_slopes[0], self.upper_slopes[0]
         if self.upper_offset is None or self.window is not None or slope.shape[1] > 1:
@@ -94,7 +94,7 @@ class Lines:
         if lower is not None:
             differ |= lower != 0
         elements = stored(differ).flatten(1).any(0).nonzero().squeeze(1)
-        if elements.numel() > GAP_SHARE * slope[0].numel():
+        if elements.numel() > share * slope[0].numel():
             return self
         cut = lambda t: stored(t).index_select(2, elements)  # noqa: E731
         few = Lines(

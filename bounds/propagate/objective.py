@@ -1,0 +1,289 @@
+"""A bound as a function of its parameters: slopes (alpha) and split multipliers (beta), with gradients in closed form.
+
+A bound is concave piecewise in its slopes and multipliers. At the minimiser x* of the concretised row one forward pass
+through the *selected* lines gives values z; then (DESIGN 4)
+``d bound / d kl = max(a,0) (z - xl)``, ``d bound / d ku = min(a,0) (z - xu)``, ``d bound / d beta = -s (z - p)``
+where xl, xu attain the offsets. So a step is one backward and one forward pass and keeps no autograd graph
+(alpha-CROWN, arXiv 2011.13824; beta-CROWN, arXiv 2103.06624, compute the same by autograd).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.ops import relaxation
+from provenn.bounds.ops._operator import Univariate
+from provenn.bounds.propagate.backward import Trace, backward
+from provenn.bounds.propagate.coefficients import Elements
+from provenn.bounds.propagate.extent import ELEMENT, Extent, is_image
+from provenn.bounds.propagate.interval import Box
+from provenn.bounds.propagate.lines import THROUGH_ORIGIN, Gap, Lines, relax
+from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.selected import narrow_part, selected_values
+
+# Lines of a narrow objective are dense all the same where more than this share of the elements differ.
+NARROW_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Split constraints ``sign (z - point) >= 0`` on elements of values, dense per value.
+
+    ``sign[v]`` is ``[domains, *shape]`` in {-1, 0, 1}, ``point[v]`` likewise.
+    """
+
+    sign: Mapping[int, Tensor]
+    point: Mapping[int, Tensor]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Where one tensor of parameters lives in the flat parameter axis."""
+
+    kind: str  # "lower", "upper" (slopes of a node) or "beta" (multipliers of a value)
+    index: int
+    start: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The flat parameter axis of one target: slopes of every elementwise node, then multipliers of every value."""
+
+    segments: tuple[Segment, ...]
+    total: int
+
+    def part(self, flat: Tensor, segment: Segment) -> Tensor:
+        """The segment's part ``[domains, rows, size]`` of ``[domains, rows, total]``."""
+        return flat[:, :, segment.start : segment.start + segment.size]
+
+    def view(self, flat: Tensor, segment: Segment, shape: tuple[int, ...]) -> Tensor:
+        """The segment's part of ``[domains, rows, total]`` as ``[domains, rows, *shape]``."""
+        return self.part(flat, segment).view(*flat.shape[:2], *shape)
+
+
+def layout(
+    plan: Plan, target: int, multiplied: tuple[int, ...] = (), gaps: Mapping[int, Gap] | None = None
+) -> Layout:
+    """Slopes for each elementwise relaxed node below the target, multipliers for the ``multiplied`` values.
+
+    A node with a gap has slopes for the elements of the gap only.
+    """
+    segments, start = [], 0
+    for index in reversed(plan.relaxed_below(target)):
+        operator = plan.operators[index]
+        if not isinstance(operator, Univariate):
+            continue
+        gap = gaps.get(index) if gaps else None
+        size = plan.size(index) if gap is None else gap.elements.numel()
+        for kind in ("lower",) if chord_above(operator) else ("lower", "upper"):
+            segments.append(Segment(kind, index, start, size))
+            start += size
+    for value in multiplied:
+        segments.append(Segment("beta", value, start, plan.size(value)))
+        start += plan.size(value)
+    return Layout(tuple(segments), start)
+
+
+def chord_above(operator: Univariate) -> bool:
+    """Convex piecewise linear with one break point: the chord dominates every other upper line."""
+    return operator.name in THROUGH_ORIGIN
+
+
+class Objective:
+    """Bounds of rows on one target over fixed boxes, as a function of flat parameters ``[domains, rows, total]``.
+
+    A ``narrow`` objective has parameters only where lines differ, which is all that can matter, in an order of its own;
+    otherwise every element of every elementwise node has its slopes.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        target: int,
+        rows: Tensor | Elements,
+        boxes: Mapping[int, Box],
+        inputs: Mapping[int, Box],
+        splits: Splits | None = None,
+        narrow: bool = False,
+    ):
+        self.plan, self.target, self.rows, self.boxes, self.inputs = plan, target, rows, boxes, inputs
+        self.splits, self.narrow = splits, narrow
+        first = rows.shape[0] if isinstance(rows, Tensor) else rows.weights.shape[0]
+        self.count = rows.shape[1] if isinstance(rows, Tensor) else rows.count
+        self.domains = max([first] + [b[0].shape[0] for b in inputs.values()])
+        self.base = {index: self._lines(index) for index in plan.relaxed_below(target)}
+        self.gaps: dict[int, Gap] = {i: lines.gap for i, lines in self.base.items() if lines.gap is not None}
+        self.layout = layout(plan, target, tuple(splits.sign) if splits else (), self.gaps)
+        self.extents = _above_relaxed(plan, target) if narrow else None
+        self.low, self.high = self._ranges()
+
+    def _lines(self, index: int) -> Lines:
+        lines = relax(self.plan, index, self.boxes)
+        operator, prepared = self.plan.operators[index], self.plan.prepared[index]
+        if not self.narrow or not isinstance(operator, Univariate):
+            return lines
+        if any(t.numel() != 1 for t in prepared.tensors.values()):
+            return lines  # an operator that is not the same everywhere
+        if is_image(self.plan.shape(index)):
+            lines = lines.channels_last()
+        return lines.narrowed(NARROW_SHARE)
+
+    def _ranges(self) -> tuple[Tensor, Tensor]:
+        """Admissible parameters, each ``[1|domains, 1, total]``."""
+        lows, highs = [], []
+        for segment in self.layout.segments:
+            if segment.kind == "beta":
+                sign = self.splits.sign[segment.index]  # type: ignore[union-attr]
+                low = torch.zeros_like(sign)
+                high = torch.where(sign != 0, torch.inf, 0.0).to(sign.dtype)
+            else:
+                operator, prepared = self.plan.operators[segment.index], self.plan.prepared[segment.index]
+                lower, upper = self._box(segment.index)
+                ranges = relaxation.slope_range(operator, prepared, lower, upper)  # type: ignore[arg-type]
+                low, high = ranges[:2] if segment.kind == "lower" else ranges[2:]
+            lows.append(low.flatten(1))
+            highs.append(high.flatten(1))
+        if not lows:
+            weights = self.rows if isinstance(self.rows, Tensor) else self.rows.weights
+            empty = weights.new_zeros(1, 1, 0)
+            return empty, empty
+        domains = max(t.shape[0] for t in lows)
+        join = lambda parts: torch.cat([t.expand(domains, -1) for t in parts], 1).unsqueeze(1)  # noqa: E731
+        return join(lows), join(highs)
+
+    def _box(self, index: int) -> Box:
+        """The operand's box of an elementwise node ``[domains, *shape]``, or ``[domains, k]`` on its gap."""
+        lower, upper = self.boxes[self.plan.graph.nodes[index].inputs[0]]
+        if index not in self.gaps:
+            return lower, upper
+        few = (narrow_part(end.unsqueeze(1), self.base[index])[1].squeeze(1) for end in (lower, upper))
+        return tuple(few)  # type: ignore[return-value]
+
+    def start(self) -> Tensor:
+        """Starting parameters: the starting slopes, multipliers 0. Shape ``[domains, rows, total]``."""
+        flat = self.low.new_zeros(self.domains, self.count, self.layout.total)
+        for segment in self.layout.segments:
+            if segment.kind != "beta":
+                lines = self.base[segment.index]
+                slope = (self._few(lines).lower_slopes if segment.kind == "lower" else self._few(lines).upper_slopes)[0]
+                self._view(flat, segment).copy_(slope)
+        return flat
+
+    @staticmethod
+    def _few(lines: Lines) -> Lines:
+        return lines if lines.gap is None else lines.gap.lines
+
+    def _view(self, flat: Tensor, segment: Segment) -> Tensor:
+        """The segment's part, shaped as its node unless that has a gap."""
+        if segment.kind != "beta" and segment.index in self.gaps:
+            return self.layout.part(flat, segment)
+        return self.layout.view(flat, segment, self.plan.shape(segment.index))
+
+    def lines(self, flat: Tensor) -> dict[int, Lines]:
+        """Lines with the slopes of the parameters; offsets follow from the slopes."""
+        result = dict(self.base)
+        slopes: dict[int, dict[str, Tensor]] = {}
+        for segment in self.layout.segments:
+            if segment.kind != "beta":
+                slopes.setdefault(segment.index, {})[segment.kind] = self._view(flat, segment)
+        for index, given in slopes.items():
+            result[index] = self._lines_with(index, given.get("lower"), given.get("upper"))
+        return result
+
+    def _lines_with(self, index: int, lower: Tensor | None, upper: Tensor | None) -> Lines:
+        base = self.base[index]
+        if lower is not None and upper is None and self.plan.operators[index].name in THROUGH_ORIGIN:
+            if base.gap is None:
+                return replace(base, lower_slopes=(lower,))
+            return replace(base, gap=replace(base.gap, lines=replace(base.gap.lines, lower_slopes=(lower,))))
+        if base.gap is None:
+            return relax(self.plan, index, self.boxes, (lower, upper))
+        ends = (end.unsqueeze(1) for end in self._box(index))
+        found = relaxation.lines(self.plan.operators[index], self.plan.prepared[index], *ends, lower, upper)  # type: ignore[arg-type]
+        few = Lines((found[0],), found[1], (found[2],), found[3])
+        return replace(base, gap=replace(base.gap, lines=few))
+
+    def multipliers(self, flat: Tensor) -> dict[int, tuple[Tensor, Tensor]] | None:
+        """What ``backward`` takes: signed multipliers and the constant they add."""
+        if self.splits is None:
+            return None
+        result = {}
+        for segment in self.layout.segments:
+            if segment.kind == "beta":
+                beta = self._view(flat, segment)
+                signed = beta * self.splits.sign[segment.index].unsqueeze(1)
+                result[segment.index] = (signed, (signed * self.splits.point[segment.index].unsqueeze(1)).flatten(2).sum(-1))
+        return result
+
+    def bound(self, flat: Tensor, trace: Trace | None = None, error=None) -> tuple[Tensor, dict[int, Lines]]:
+        """Lower bounds ``[domains, rows]`` at the parameters, and the lines they stand for."""
+        lines = self.lines(flat)
+        value = backward(
+            self.plan, self.target, self.rows, lines, self.inputs,
+            multipliers=self.multipliers(flat), trace=trace, error=error, extents=self.extents,
+        )  # fmt: skip
+        return value, lines
+
+    def trace(self) -> Trace:
+        """An empty trace of the kind that ``gradient`` reads."""
+        return Trace(narrow=self.narrow)
+
+    def rates(self, trace: Trace, slope_rate: float, multiplier_rate: float) -> Tensor:
+        """Step sizes ``[domains, 1, total]``: a multiplier competes with the coefficients on its value, so it moves in
+        units of their mean size.
+        """
+        rates = self.low.new_full((self.domains, 1, self.layout.total), slope_rate)
+        for segment in self.layout.segments:
+            if segment.kind == "beta":
+                readers = [i for i in self.plan.consumers[segment.index] if i in trace.positive]
+                sizes = [(trace.positive[i] - trace.negative[i]).flatten(1).mean(1) for i in readers]
+                size = torch.stack(torch.broadcast_tensors(*sizes)).sum(0) if sizes else self.low.new_ones(1)
+                step = (multiplier_rate * size).clamp(min=1e-12).expand(self.domains)
+                rates[:, 0, segment.start : segment.start + segment.size] = step.unsqueeze(1)
+        return rates
+
+    def gradient(self, trace: Trace, lines: Mapping[int, Lines], out: Tensor) -> dict[int, Tensor]:
+        """Write the gradient of every bound to ``out`` [domains, rows, total]; return values at the minimiser."""
+        values = selected_values(self.plan, self.target, trace, lines, self.inputs)
+        for segment in self.layout.segments:
+            view = self._view(out, segment)
+            if segment.kind == "beta":
+                sign, point = self.splits.sign[segment.index], self.splits.point[segment.index]  # type: ignore[union-attr]
+                torch.mul(point.unsqueeze(1) - values[segment.index], sign.unsqueeze(1), out=view)
+            else:
+                self._slope_gradient(segment, trace, lines[segment.index], values, view)
+        return values
+
+    def _slope_gradient(
+        self, segment: Segment, trace: Trace, lines: Lines, values: dict[int, Tensor], out: Tensor
+    ) -> None:
+        index = segment.index
+        z = values[self.plan.graph.nodes[index].inputs[0]]
+        if index in self.gaps:
+            z = narrow_part(z, lines)[1]
+        weight = (trace.positive if segment.kind == "lower" else trace.negative).get(index)
+        if weight is None:  # no row reaches the node
+            out.zero_()
+            return
+        operator = self.plan.operators[index]
+        if segment.kind == "lower" and operator.name in THROUGH_ORIGIN:
+            torch.mul(weight, z, out=out)
+            return
+        lower, upper = self._box(index)
+        support = relaxation.lower_support if segment.kind == "lower" else relaxation.upper_support
+        few = self._few(lines)
+        chosen = few.lower_slopes[0] if segment.kind == "lower" else few.upper_slopes[0]
+        _, point = support(operator, self.plan.prepared[index], chosen, lower.unsqueeze(1), upper.unsqueeze(1))  # type: ignore[arg-type]
+        torch.mul(weight, z - point, out=out)
+
+
+def _above_relaxed(plan: Plan, target: int) -> dict[int, Extent | None]:
+    """Where rows of single elements stay such: from the target to the first relaxed nodes, no further."""
+    first = max(plan.relaxed_below(target), default=-1)
+    found = plan.extents(target)
+    return {i: e if i > first and e == ELEMENT else None for i, e in found.items()}
