@@ -208,7 +208,7 @@ class Fixed:
             return
         score = self._scores(found, open_, row).masked_fill(~splittable, -1)
         proposals = score.topk(count, 1).indices
-        column = proposals[:, 0] if count == 1 else self._evaluate(kept, proposals)
+        column = proposals[:, 0] if count == 1 else self._evaluate(kept, proposals, splittable.gather(1, proposals))
         kept["column"] = torch.where(splittable.any(1), column, -1)
         kept["point"] = self._points(kept, kept["column"].clamp(min=0))
 
@@ -288,8 +288,11 @@ class Fixed:
         y = self.search.operators[index].evaluate(self.search.prepared[index], z)
         return positive * (y - low) + negative * (y - high) + OFFSET_SHARE * cost.clamp(min=0)
 
-    def _evaluate(self, kept: Fields, proposals: Tensor) -> Tensor:
-        """Bound the children of every proposal at the parent's parameters; keep the best worse child."""
+    def _evaluate(self, kept: Fields, proposals: Tensor, allowed: Tensor) -> Tensor:
+        """Bound the children of every proposal at the parent's parameters; keep the best worse child.
+
+        Only ``allowed`` proposals count: halving an element that is linear already may look good for ever.
+        """
         domains, count = proposals.shape
         repeated = {k: v.repeat_interleave(count, 0) for k, v in kept.items() if k not in ("column", "point")}
         repeated["column"] = proposals.reshape(-1)
@@ -299,7 +302,9 @@ class Fixed:
         bound, _ = objective.bound(self._start(objective, children))
         worst = (bound.double() - self.clauses.threshold[children["clause"]]).amax(1).view(2, domains, count)
         score = worst.amin(0) + 0.05 * worst.amax(0).clamp(max=0)
-        return proposals.gather(1, torch.nan_to_num(score, nan=-torch.inf).argmax(1, keepdim=True)).squeeze(1)
+        # A bound that is not a number is a proposal still, the last one.
+        score = torch.nan_to_num(score, nan=torch.finfo(score.dtype).min).masked_fill(~allowed, -torch.inf)
+        return proposals.gather(1, score.argmax(1, keepdim=True)).squeeze(1)
 
     def split(self, fields: Fields) -> Fields:
         """Two children per domain: below and above the point of the chosen column.
