@@ -12,15 +12,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from provenn.bounds.propagate.intermediate import interval_is_exact, merge, one_hot, unstable
+from provenn.bounds.propagate.coefficients import by_place, elements_of
+from provenn.bounds.propagate.intermediate import Batch, Boxes, interval_suffices, merge, unstable
 from provenn.bounds.propagate.interval import Box, interval_boxes
-from provenn.bounds.propagate.optimise import Objective, Schedule, optimise
+from provenn.bounds.propagate.objective import Objective
+from provenn.bounds.propagate.optimise import few_steps, optimise
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
-from provenn.verifier.problem import Problem
-
-# Elements of one coefficient tensor in a chunk of root rows.
-CHUNK_ELEMENTS = 1 << 22
+from provenn.verifier.problem import Clauses, Problem
 
 
 def outward32(box: Box) -> Box:
@@ -51,94 +50,120 @@ def root_facts(
 ) -> Facts:
     """Boxes of all bounded values over one flat input box ``[1, inputs]``.
 
-    A value at a time: interval, then ``steps`` of slope optimisation for each row that is still unstable, each row
-    with slopes of its own. After ``deadline`` (time.monotonic()) what remains keeps its interval. ``known`` are
-    facts of
-    the same box that are intersected with what is found, so that a second pass is never looser than the first.
+    A value at a time: interval, then backward bounds of the elements that leaves unstable, then ``steps`` of slope
+    optimisation for those that are still unstable, each row with slopes of its own. After ``deadline`` (time.monotonic())
+    what remains keeps what it has, at least its interval. ``known`` are facts of the same box that are intersected with
+    what is found, so that a second pass is never looser than the first, and need not repeat it.
     """
-    exact, search = problem.plan(torch.float64), problem.plan(torch.float32)
+    exact = problem.plan(torch.float64)
     inputs = problem.input_boxes(lower, upper)
-    coarse = {i: (b[0].float(), b[1].float()) for i, b in inputs.items()}
-    facts = Facts(inputs, {}, Magnitudes(exact, interval_boxes(exact, inputs)))
+    magnitudes = known.magnitudes if known else Magnitudes(exact, interval_boxes(exact, inputs, until=problem.output))
+    facts = Facts(inputs, {}, magnitudes)
+    batch = Batch(exact, inputs, magnitudes, Boxes(), {}, 1, deadline=deadline)
+    search = _Search(problem, facts, steps, deadline)
 
     def tighten(value: int, box: Box, boxes: dict[int, Box]) -> Box:
-        if value > problem.output:
-            return box
-        elements = unstable(exact, value, box).flatten().nonzero().squeeze(1)
-        if elements.numel() and not interval_is_exact(exact, value) and time.monotonic() < deadline:
-            facts.unstable_rows += elements.numel()
-            box = _refine(exact, search, value, elements, box, facts, inputs, coarse, steps, deadline)
+        if known is None:
+            facts.unstable_rows += int(unstable(exact, value, box).sum())
+            box = batch.tighten(value, box)
+        if steps and not interval_suffices(exact, value) and time.monotonic() < deadline:
+            box = search.tighten(value, box)
         box = outward32(box)
         facts.boxes[value] = box
+        search.boxes[value] = (box[0].float(), box[1].float())
         return box
 
-    interval_boxes(exact, inputs, known=known.boxes if known else None, tighten=tighten, until=problem.output)
+    interval_boxes(
+        exact, inputs, known=known.boxes if known else None, tighten=tighten, until=problem.output, into=batch.boxes
+    )
+    if known is not None:
+        facts.unstable_rows = known.unstable_rows
     return facts
 
 
-def _refine(
-    exact: Plan,
-    search: Plan,
-    value: int,
-    elements: Tensor,
-    box: Box,
-    facts: Facts,
-    inputs: dict[int, Box],
-    coarse: dict[int, Box],
-    steps: int,
-    deadline: float,
-) -> Box:
-    """Backward bounds of some elements with slopes optimised for each, proven in float64."""
-    boxes32 = facts.cast(torch.float32)
-    widest = max(search.size(i) for i in search.order(value))
-    for part in elements.split(max(8, CHUNK_ELEMENTS // (2 * widest))):
-        if time.monotonic() > deadline:
-            break
-        rows = one_hot(search, value, part)
-        objective = Objective(search, value, rows, boxes32, coarse)
-        plain = optimise(objective, Schedule(steps=0))
-        flat = plain.parameters
-        if steps:
-            count = part.numel()
-            loose = ((plain.bound[0, :count] < 0) & (plain.bound[0, count:] < 0)).nonzero().squeeze(1)
-            if loose.numel():
-                both = torch.cat([loose, loose + count])
-                narrowed = Objective(search, value, rows[:, both], boxes32, coarse)
-                better = optimise(narrowed, Schedule(steps=steps), start=flat[:, both])
-                flat[:, both] = better.parameters
-        box = _proven(exact, value, part, box, facts, inputs, flat)
-    return box
+class _Search:
+    """Slopes sought in float32 for each unstable element, and the bounds they prove in float64."""
+
+    def __init__(self, problem: Problem, facts: Facts, steps: int, deadline: float):
+        self.exact, self.plan = problem.plan(torch.float64), problem.plan(torch.float32)
+        self.facts, self.steps, self.deadline = facts, steps, deadline
+        self.boxes: dict[int, Box] = {}
+        self.inputs = {i: (b[0].float(), b[1].float()) for i, b in facts.inputs.items()}
+
+    def tighten(self, value: int, box: Box) -> Box:
+        elements = unstable(self.exact, value, box).flatten().nonzero().squeeze(1)
+        size = max(1, self.exact.rows_at_once(value, 1, traced=True) // 2)
+        for part in elements.split(size):
+            if time.monotonic() > self.deadline:
+                break
+            bound = self._proven(value, torch.cat([part, part]), _signs(part))
+            box = merge(box, part, bound[:, : part.numel()], -bound[:, part.numel() :])
+        return box
+
+    def _proven(self, value: int, elements: Tensor, signs: Tensor) -> Tensor:
+        """Float64 lower bounds ``[1, k]`` of elements times signs at optimised slopes."""
+        extent = self.exact.extents(value)[value]
+        order = None if extent is None else by_place(self.exact.shape(value), elements)
+        if order is not None:
+            elements, signs = elements[order], signs[order]
+
+        def objective(plan: Plan, boxes: dict[int, Box], inputs: dict[int, Box]) -> Objective:
+            rows = elements_of(plan.shape(value), elements, signs.to(plan.dtype).unsqueeze(0), extent)
+            return Objective(plan, value, rows, boxes, inputs, narrow=True)
+
+        coarse = objective(self.plan, self.boxes, self.inputs)
+        found = optimise(coarse, few_steps(self.steps), points=False).parameters
+        bound = proven_bound(objective(self.exact, self.facts.boxes, self.facts.inputs), found, self.facts.magnitudes)
+        return bound if order is None else torch.empty_like(bound).index_copy_(1, order, bound)
 
 
-def _proven(
-    exact: Plan, value: int, part: Tensor, box: Box, facts: Facts, inputs: dict[int, Box], flat: Tensor
-) -> Box:
-    objective = Objective(exact, value, one_hot(exact, value, part), facts.boxes, inputs)
-    flat = torch.minimum(torch.maximum(flat.double(), objective.low), objective.high)
-    bound, _ = objective.bound(flat, error=RoundingError(exact, facts.magnitudes))
-    count = part.numel()
-    return merge(box, part, bound[:, :count], -bound[:, count:])
+def _signs(part: Tensor) -> Tensor:
+    one = torch.ones(part.numel(), dtype=torch.float64, device=part.device)
+    return torch.cat([one, -one])
 
 
-def outputs_bound(problem: Problem, facts: Facts, clauses, *, steps: int) -> tuple[Tensor, Tensor, Tensor]:
+def proven_bound(objective: Objective, parameters: Tensor, magnitudes: Magnitudes) -> Tensor:
+    """The float64 bound less its error at parameters found in float32; any parameters are sound."""
+    start = parameters.double() if parameters.shape[-1] == objective.layout.total else objective.start()
+    flat = torch.minimum(torch.maximum(start, objective.low), objective.high)
+    bound, _ = objective.bound(flat, error=RoundingError(objective.plan, magnitudes))
+    return bound.expand(objective.domains, -1)
+
+
+def outputs_bound(
+    problem: Problem, facts: Facts, clauses: Clauses, *, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Which clauses the root refutes: (refuted [clauses], best margin [clauses], minimisers [clauses, inputs])."""
+    exact = problem.plan(torch.float64)
+    per = clauses.rows.shape[1]
+    size = max(1, exact.rows_at_once(problem.output, 1, traced=True) // per)
+    boxes = facts.cast(torch.float32)
+    parts = [
+        _outputs_bound(problem, facts, boxes, clauses.rows[i : i + size], clauses.threshold[i : i + size], steps)
+        for i in range(0, len(clauses), size)
+    ]
+    refuted, best, points = (torch.cat(part) for part in zip(*parts, strict=True))
+    return refuted, best, points
+
+
+def _outputs_bound(
+    problem: Problem, facts: Facts, boxes: dict[int, Box], rows: Tensor, threshold: Tensor, steps: int
+) -> tuple[Tensor, Tensor, Tensor]:
     exact, search = problem.plan(torch.float64), problem.plan(torch.float32)
-    count, per = clauses.rows.shape[:2]
-    rows = clauses.rows.reshape(1, count * per, *problem.output_shape)
-    threshold = clauses.threshold.reshape(1, -1)
+    count, per = rows.shape[:2]
+    rows, threshold = rows.reshape(1, count * per, *problem.output_shape), threshold.reshape(1, -1)
     coarse = {i: (b[0].float(), b[1].float()) for i, b in facts.inputs.items()}
-    objective = Objective(search, problem.output, rows.float(), facts.cast(torch.float32), coarse)
-    found = optimise(objective, Schedule(steps=steps), threshold=threshold.float())
-    proof = Objective(exact, problem.output, rows, facts.boxes, facts.inputs)
-    flat = torch.minimum(torch.maximum(found.parameters.double(), proof.low), proof.high)
-    bound, _ = proof.bound(flat, error=RoundingError(exact, facts.magnitudes))
+    objective = Objective(search, problem.output, rows.float(), boxes, coarse, narrow=True)
+    found = optimise(objective, few_steps(steps, settled=0.005), threshold=threshold.float())
+    proof = Objective(exact, problem.output, rows, facts.boxes, facts.inputs, narrow=True)
+    bound = proven_bound(proof, found.parameters, facts.magnitudes)
     margin = (bound - threshold).view(count, per)
     best, row = margin.max(1)
-    x = found.minimiser[problem.input].view(count, per, -1) if found.minimiser else None
     size = int(torch.Size(problem.input_shape).numel())
-    points = (
-        x[torch.arange(count), row].double()
-        if x is not None
-        else torch.zeros(count, size, dtype=torch.float64)
-    )
-    return ((bound > threshold).view(count, per).any(1), best, points)
+    x = found.minimiser.get(problem.input)
+    if x is None:
+        points = torch.zeros(count, size, dtype=torch.float64, device=margin.device)
+    else:
+        shaped = x.expand(1, count * per, *x.shape[2:]).reshape(count, per, size)
+        points = shaped[torch.arange(count, device=margin.device), row].double()
+    return (bound > threshold).view(count, per).any(1), best, points

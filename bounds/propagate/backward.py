@@ -42,7 +42,8 @@ class Trace:
     """What one backward pass leaves for the gradient: coefficients at relaxed nodes and at inputs.
 
     ``positive[i]``/``negative[i]`` are ``max(a,0)``/``min(a,0)`` on relaxed node i's output,
-    ``[domains, rows, *shape]``; ``inputs[i]`` the coefficients on graph input i. With ``narrow`` a node whose lines have a
+    ``[domains, rows, *shape]``; ``inputs[i]`` the coefficients on graph input i. With ``narrow`` a node whose lines
+    have a
     gap keeps only the elements of the gap, ``[domains, rows, k]``.
     """
 
@@ -186,7 +187,12 @@ class _Sweep:
         prepared, (operand,) = self.plan.prepared[index], self.plan.graph.nodes[index].inputs
         derived, weight = prepared.derived, prepared.tensors["weight"]
         alone = derived["rank"] == 2 and derived["groups"] == 1 and weight.shape[2] == weight.shape[3] == 1
-        if not alone or max(derived["strides"]) == 1 or any(derived["begin"]) or not is_image(self.plan.shape(operand)):
+        if (
+            not alone
+            or max(derived["strides"]) == 1
+            or any(derived["begin"])
+            or not is_image(self.plan.shape(operand))
+        ):
             return False
         domains, rows, _, filters, height, width = a.shape
         product = torch.mm(a.movedim(3, 5).reshape(-1, filters), weight.flatten(1))
@@ -221,7 +227,11 @@ class _Sweep:
             if lines.gap.channels_last != is_channels_last(a):  # type: ignore[union-attr]
                 a = channels_last(a) if lines.gap.channels_last else a.contiguous()  # type: ignore[union-attr]
             elif not (owned and is_dense(a)):
-                a = a.clone() if is_dense(a) else (channels_last(a) if is_channels_last(a) else a.contiguous())
+                a = (
+                    a.clone()
+                    if is_dense(a)
+                    else (channels_last(a) if is_channels_last(a) else a.contiguous())
+                )
             self._where_they_differ(index, a, lines, operands[0])
         elif lines.window is None and len(operands) == 1 and self.trace is None and self.error is None:
             negative = a.clamp(max=0)
@@ -231,7 +241,9 @@ class _Sweep:
         else:
             self._in_general(index, a, owned, lines, operands)
 
-    def _in_general(self, index: int, a: Tensor, owned: bool, lines: Lines, operands: tuple[int, ...]) -> None:
+    def _in_general(
+        self, index: int, a: Tensor, owned: bool, lines: Lines, operands: tuple[int, ...]
+    ) -> None:
         """Rows through a relaxed node of any kind; keeps what a trace and an error term need."""
         negative = a.clamp(max=0)
         positive = a.clamp_(min=0) if owned else a.clamp(min=0)
@@ -268,7 +280,9 @@ class _Sweep:
         if self.trace is not None:
             self.trace.positive[index], self.trace.negative[index] = positive, negative
         a.mul_(lines.lower_slopes[0])
-        flat[:, :, gap.elements] = (positive * gap.lines.lower_slopes[0]).addcmul_(negative, gap.lines.upper_slopes[0])
+        flat[:, :, gap.elements] = (positive * gap.lines.lower_slopes[0]).addcmul_(
+            negative, gap.lines.upper_slopes[0]
+        )
         self.push(operand, a, True)
 
     def _offsets_of_both(self, a: Tensor, negative: Tensor, lines: Lines) -> None:
@@ -297,7 +311,9 @@ class _Sweep:
         if lines.lower_offset is not None:
             self.add_offset(rows.dot(lines.lower_offset))
         if lines.spread_offset is not None:
-            self.add_offset(Windows(negative, rows.places, rows.extent, rows.shape, False).dot(lines.spread_offset))
+            self.add_offset(
+                Windows(negative, rows.places, rows.extent, rows.shape, False).dot(lines.spread_offset)
+            )
         new = (a * slope).addcmul_(negative, spread)
         self.push(operand, Windows(new, rows.places, rows.extent, rows.shape), True)
 
@@ -336,7 +352,12 @@ def _apart(plan: Plan, index: int, a: Elements | Windows) -> tuple[Rows, ...] | 
         return (_times(a, scale.expand(node.shape)[None, None]),)
     if isinstance(a, Elements) and name == "reshape":
         return (Elements(a.index, a.weights, plan.shape(node.inputs[0])),)
-    if isinstance(a, Elements) and name == "linear" and "sparse" not in derived and plan.size(index) == node.shape[-1]:
+    if (
+        isinstance(a, Elements)
+        and name == "linear"
+        and "sparse" not in derived
+        and plan.size(index) == node.shape[-1]
+    ):
         columns = prepared.tensors["weight"].index_select(1, a.index).T
         return ((columns * a.weights.unsqueeze(2)).view(*a.weights.shape, *plan.shape(node.inputs[0])),)
     if name == "conv" and derived["rank"] == 2 and (isinstance(a, Windows) or a.places is not None):
@@ -460,6 +481,8 @@ def _concretise(a: Rows, box: tuple[Tensor, Tensor]) -> Tensor:
     if isinstance(a, Elements):
         return a.weights.clamp(min=0) * a.pick(lower) + a.weights.clamp(max=0) * a.pick(upper)
     if isinstance(a, Windows):
-        positive, negative = (Windows(part, a.places, a.extent, a.shape, False) for part in (a.a.clamp(min=0), a.a.clamp(max=0)))
+        positive, negative = (
+            Windows(part, a.places, a.extent, a.shape, False) for part in (a.a.clamp(min=0), a.a.clamp(max=0))
+        )
         return positive.dot(lower) + negative.dot(upper)
     return dot(a.clamp(min=0), lower) + dot(a.clamp(max=0), upper)

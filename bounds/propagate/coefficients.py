@@ -1,6 +1,7 @@
 """Coefficients of rows that read little of a value: one element each, or a window of an image each.
 
-Dense coefficients are plain tensors ``[domains, rows, *shape]``. The two kinds here carry rows that start at single elements of
+Dense coefficients are plain tensors ``[domains, rows, *shape]``. The two kinds here carry rows that start at single
+elements of
 a value until they have spread too far, and then turn into dense ones.
 """
 
@@ -22,7 +23,8 @@ def channels_last(a: Tensor) -> Tensor:
 
 
 def is_channels_last(a: Tensor) -> bool:
-    """Whether an image tensor ``[domains, rows, 1, channels, h, w]`` or a window ``[domains, rows, channels, h, w]`` is."""
+    """Whether an image tensor ``[domains, rows, 1, channels, h, w]`` or a window ``[domains, rows, channels, h, w]``
+    is."""
     return a.dim() > 4 and a.stride(-3) == 1 and a.stride(-1) == a.shape[-3] and a.shape[-3] > 1
 
 
@@ -38,7 +40,8 @@ def stored(a: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Elements:
-    """Rows with one coefficient each: ``weights`` ``[1|domains, rows]`` on the flat elements ``index`` ``[rows]`` of a value.
+    """Rows with one coefficient each: ``weights`` ``[1|domains, rows]`` on the flat elements ``index`` ``[rows]`` of
+    a value.
 
     ``places`` are the elements' rows and columns in the image they started from (None where that was no image).
     """
@@ -66,7 +69,9 @@ class Elements:
     def dense(self) -> Tensor:
         size = int(np.prod(self.shape))
         result = self.weights.new_zeros(self.weights.shape[0], self.count, size)
-        result.scatter_(2, self.index.view(1, -1, 1).expand(result.shape[0], -1, 1), self.weights.unsqueeze(2))
+        result.scatter_(
+            2, self.index.view(1, -1, 1).expand(result.shape[0], -1, 1), self.weights.unsqueeze(2)
+        )
         return result.view(*result.shape[:2], *self.shape)
 
     def windows(self) -> Windows:
@@ -81,7 +86,8 @@ class Elements:
 
 @dataclass(frozen=True)
 class Places:
-    """Where rows started: ``position`` ``[places, 2]`` (on the host), ``row`` ``[rows]`` the place of each row, sorted."""
+    """Where rows started: ``position`` ``[places, 2]`` (on the host), ``row`` ``[rows]`` the place of each row,
+    sorted."""
 
     position: np.ndarray
     row: Tensor
@@ -123,7 +129,8 @@ class Windows:
         return max(0, -int(left)), max(0, int(right) - width), max(0, -int(top)), max(0, int(bottom) - height)
 
     def gather(self, vectors: list[Tensor]) -> list[Tensor]:
-        """What lies under every row's window, ``[1|domains, rows, channels, h, w]``, of ``[1|domains, 1, *shape]``; 0 outside."""
+        """What lies under every row's window, ``[1|domains, rows, channels, h, w]``, of ``[1|domains, 1, *shape]``;
+        0 outside."""
         return [self._under(v[:, 0]) for v in vectors]
 
     def _under(self, image: Tensor) -> Tensor:
@@ -133,7 +140,11 @@ class Windows:
         if left or right or top or bottom:
             image = F.pad(image, (0, 0, left, right, top, bottom))
         origin = torch.from_numpy(self.places.origins(self.extent) + np.array([top, left])).to(image.device)
-        views = image.unfold(1, self.extent.size[0], 1).unfold(2, self.extent.size[1], 1).permute(0, 1, 2, 4, 5, 3)
+        views = (
+            image.unfold(1, self.extent.size[0], 1)
+            .unfold(2, self.extent.size[1], 1)
+            .permute(0, 1, 2, 4, 5, 3)
+        )
         picked = views[:, origin[:, 0], origin[:, 1]]
         return picked.index_select(1, self.places.row).permute(0, 1, 4, 2, 3)
 

@@ -1,7 +1,9 @@
 """Receptive fields: how large a window of each value a single element of a target can depend on.
 
-A row that starts at one element of an image reads, on every value below, a window whose place is an affine function of the
-element's place: ``origin = place * scale + shift``. This is worked out once per target; a backward pass of such rows keeps only the
+A row that starts at one element of an image reads, on every value below, a window whose place is an affine function
+of the
+element's place: ``origin = place * scale + shift``. This is worked out once per target; a backward pass of such rows
+keeps only the
 windows (DESIGN 4).
 """
 
@@ -29,7 +31,10 @@ class Extent:
     def through(self, kernel: Pair, strides: Pair, begin: Pair, dilations: Pair) -> Extent:
         """The window of a convolution's operand."""
         return Extent(
-            _pair((n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(self.size, strides, dilations, kernel, strict=True)),
+            _pair(
+                (n - 1) * s + d * (k - 1) + 1
+                for n, s, d, k in zip(self.size, strides, dilations, kernel, strict=True)
+            ),
             _pair(c * s for c, s in zip(self.scale, strides, strict=True)),
             _pair(c * s - b for c, s, b in zip(self.shift, strides, begin, strict=True)),
         )
@@ -39,7 +44,10 @@ class Extent:
         if self.scale != other.scale:
             return None
         first = _pair(min(a, b) for a, b in zip(self.shift, other.shift, strict=True))
-        last = (max(a + n, b + m) for a, n, b, m in zip(self.shift, self.size, other.shift, other.size, strict=True))
+        last = (
+            max(a + n, b + m)
+            for a, n, b, m in zip(self.shift, self.size, other.shift, other.size, strict=True)
+        )
         return Extent(_pair(e - f for e, f in zip(last, first, strict=True)), self.scale, first)
 
     @property
@@ -50,7 +58,7 @@ class Extent:
 ELEMENT = Extent((1, 1), (1, 1), (0, 0))
 
 
-def _pair(values) -> Pair:  # noqa: ANN001
+def _pair(values) -> Pair:
     first, second = values
     return int(first), int(second)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +12,13 @@ from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.backward import backward
-from provenn.bounds.propagate.coefficients import Elements, by_place, channels_last, elements_of, is_channels_last
+from provenn.bounds.propagate.coefficients import (
+    Elements,
+    by_place,
+    channels_last,
+    elements_of,
+    is_channels_last,
+)
 from provenn.bounds.propagate.extent import is_image
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.lines import Lines, relax
@@ -62,8 +70,9 @@ def one_hot(plan: Plan, value: int, elements: Tensor) -> Tensor:
 
 
 @dataclass
-class _Batch:
-    """What the backward passes of one batch of domains share."""
+class Batch:
+    """What the backward passes of one batch of domains share. After ``deadline`` (time.monotonic()) rows stay
+    unbounded."""
 
     plan: Plan
     inputs: Mapping[int, Box]
@@ -74,6 +83,7 @@ class _Batch:
     lines: dict[int, Lines] = field(default_factory=dict)
     cuts: dict[int, Box] = field(default_factory=dict)
     reduction: Reduction | None = None
+    deadline: float = math.inf
 
     def prepare(self, target: int) -> None:
         """Relax every node below the target once its operands' boxes are known."""
@@ -94,7 +104,9 @@ class _Batch:
         lines = relax(plan, index, boxes, self.slopes.get(index))
         if is_image(plan.shape(index)) and lines.window is None:
             lines = lines.channels_last()
-        if self.domains * plan.size(index) > _WORTH_NARROWING and isinstance(plan.operators[index], Univariate):
+        if self.domains * plan.size(index) > _WORTH_NARROWING and isinstance(
+            plan.operators[index], Univariate
+        ):
             lines = lines.narrowed()
         self.lines[index] = lines
         if len(plan.relaxed_below(index)) == 1 and plan.cost(index) > _COSTLY // 4:
@@ -114,6 +126,9 @@ class _Batch:
         size = rows_per_chunk(plan, value, self.domains)
         results = []
         for part, weights in zip(elements.split(size), signs.split(size), strict=True):
+            if time.monotonic() > self.deadline:
+                results.append(weights.new_full((self.domains, part.numel()), -torch.inf))
+                continue
             rows: Elements = elements_of(plan.shape(value), part, weights.unsqueeze(0), extents[value])
             error = RoundingError(plan, self.magnitudes) if self.magnitudes is not None else None
             sieve = Sieve(self.cuts, self.domains, part.numel(), weights) if sift and self.cuts else None
@@ -129,7 +144,7 @@ class _Batch:
         """The box of a value with backward bounds of its unstable elements."""
         plan = self.plan
         elements = unstable(plan, value, box).flatten(1).any(0).nonzero().squeeze(1)
-        if elements.numel() == 0 or interval_is_exact(plan, value):
+        if elements.numel() == 0 or interval_suffices(plan, value) or time.monotonic() > self.deadline:
             return box
         self.prepare(value)
         if _by_sign(plan, value) and plan.cost(value) > _COSTLY and elements.numel() * self.domains > ROWS:
@@ -160,11 +175,14 @@ def _tighten(low: Tensor, high: Tensor, elements: Tensor, bound: Tensor, signs: 
 
 
 def _by_sign(plan: Plan, value: int) -> bool:
-    """Whether nothing but the sign of a settled element is wanted: neither its value nor its image is read otherwise."""
+    """Whether nothing but the sign of a settled element is wanted: neither its value nor its image is read
+    otherwise."""
     for index in plan.consumers[value]:
         if plan.linear[index]:
             continue
-        if plan.operators[index].name not in _BY_SIGN or any(not plan.linear[i] for i in plan.consumers[index]):
+        if plan.operators[index].name not in _BY_SIGN or any(
+            not plan.linear[i] for i in plan.consumers[index]
+        ):
             return False
     return True
 
@@ -183,7 +201,8 @@ def _alive(plan: Plan, index: int, box: Box) -> Tensor | None:
 
 def rows_per_chunk(plan: Plan, value: int, domains: int) -> int:
     """How many elements of a value to bound together so that a coefficient tensor stays small."""
-    return max(16, CACHE // (plan.dtype.itemsize * domains * plan.widest(value)[1]))
+    fast = max(16, CACHE // (plan.dtype.itemsize * domains * plan.widest(value)[1]))
+    return min(fast if plan.device.type == "cpu" else 1 << 20, plan.rows_at_once(value, domains))
 
 
 class Boxes(dict[int, Box]):
@@ -205,8 +224,10 @@ def intermediate_boxes(
 ) -> Boxes:
     """Boxes ``[domains, *shape]`` of every value up to ``until`` for a batch of input boxes.
 
-    With ``magnitudes`` (float64 plans) every number is outward rounded. ``known`` are facts (a parent's boxes, splits) to
-    intersect with. Cost: a backward pass of at most 2k rows for each value with k elements unstable in any domain. An element
+    With ``magnitudes`` (float64 plans) every number is outward rounded. ``known`` are facts (a parent's boxes,
+    splits) to
+    intersect with. Cost: a backward pass of at most 2k rows for each value with k elements unstable in any domain.
+    An element
     whose sign is settled keeps its interval on the other side.
     """
     domains = max(box[0].shape[0] for box in inputs.values())
@@ -220,7 +241,7 @@ def intermediate_boxes(
             for start in range(0, domains, size)
         ]  # fmt: skip
         return joined(parts, domains)
-    batch = _Batch(plan, inputs, magnitudes, Boxes(), slopes or {}, domains)
+    batch = Batch(plan, inputs, magnitudes, Boxes(), slopes or {}, domains)
     if plan.reducible and domains * max(plan.size(i) for i in plan.reducible) ** 2 > _WORTH:
         batch.reduction = Reduction(plan)
 
@@ -232,15 +253,16 @@ def intermediate_boxes(
 
 
 def domains_at_once(plan: Plan) -> int:
-    """Domains whose coefficients of some dozens of rows stay in the processor's cache; on an accelerator as many as fit."""
+    """Domains whose coefficients of some dozens of rows stay in the processor's cache; on an accelerator as many as
+    fit."""
     if plan.device.type != "cpu":
-        return 1 << 16
+        return max(1, min(plan.rows_at_once(v, ROWS) for v in plan.bounded)) if plan.bounded else 1 << 16
     rows = max((plan.size(v) for v in plan.bounded), default=1)
     widest = max((plan.widest(v)[1] for v in plan.bounded), default=1)
     return max(1, CACHE // (plan.dtype.itemsize * min(ROWS, rows) * widest))
 
 
-def _domains(per_value, start: int, size: int):  # noqa: ANN001, ANN202
+def _domains(per_value, start: int, size: int):
     """A run of domains of pairs of tensors ``[1|domains, ...]`` per value."""
     if per_value is None:
         return None
@@ -270,7 +292,20 @@ _SUMMING = frozenset({"linear", "matmul_left", "conv", "conv_transpose", "sum", 
 def interval_is_exact(plan: Plan, value: int) -> bool:
     """Whether the interval of a value is its range already: one summing affine operator above the inputs."""
     order = plan.order(value)
-    return all(plan.linear[i] for i in order) and sum(plan.graph.nodes[i].operator in _SUMMING for i in order) <= 1
+    return (
+        all(plan.linear[i] for i in order)
+        and sum(plan.graph.nodes[i].operator in _SUMMING for i in order) <= 1
+    )
+
+
+# Operators whose image of a box is all that lines through the same box could say.
+_BY_IMAGE = frozenset({"max", "min", "window_max"})
+
+
+def interval_suffices(plan: Plan, value: int) -> bool:
+    """Whether a backward pass could not improve the interval of a value: it is exact, or an image of boxes."""
+    operator = plan.operators[value]
+    return isinstance(operator, Univariate) or operator.name in _BY_IMAGE or interval_is_exact(plan, value)
 
 
 def merge(box: Box, elements: Tensor, lower: Tensor, upper: Tensor) -> Box:

@@ -49,7 +49,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Gap:
-    """Where lower and upper line differ: flat ``elements`` in the order of storage, and the lines on those alone ``[1|domains, 1, k]``."""
+    """Where lower and upper line differ: flat ``elements`` in the order of storage, and the lines on those alone
+    ``[1|domains, 1, k]``."""
 
     elements: Tensor
     lines: Lines
@@ -123,7 +124,9 @@ class Lines:
         for bound in (self.lower_offset, self.upper_offset):
             if bound is not None:
                 result = result + bound.abs()
-        for operand, lower, upper in zip(plan.graph.nodes[index].inputs, self.lower_slopes, self.upper_slopes):
+        for operand, lower, upper in zip(
+            plan.graph.nodes[index].inputs, self.lower_slopes, self.upper_slopes, strict=False
+        ):
             steepest = torch.maximum(lower.abs(), upper.abs())
             if self.window is None:
                 result = result + steepest * value[operand]
@@ -174,7 +177,8 @@ def relax(
 def _relu(lower: Tensor, upper: Tensor) -> Lines | None:
     """The starting lines of a relu: chord above, slope 0 or 1 below; None where an end is infinite.
 
-    On the box cut at 0 a stable element has slope exactly 1 or 0 and offset exactly 0. The chord's slope is rounded: at the upper
+    On the box cut at 0 a stable element has slope exactly 1 or 0 and offset exactly 0. The chord's slope is rounded:
+    at the upper
     end it misses by at most 3 roundings of ``high``.
     """
     low, high = lower.clamp(max=0), upper.clamp(min=0)

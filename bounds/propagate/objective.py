@@ -1,6 +1,8 @@
-"""A bound as a function of its parameters: slopes (alpha) and split multipliers (beta), with gradients in closed form.
+"""A bound as a function of its parameters: slopes (alpha) and split multipliers (beta), with gradients in closed
+form.
 
-A bound is concave piecewise in its slopes and multipliers. At the minimiser x* of the concretised row one forward pass
+A bound is concave piecewise in its slopes and multipliers. At the minimiser x* of the concretised row one forward
+pass
 through the *selected* lines gives values z; then (DESIGN 4)
 ``d bound / d kl = max(a,0) (z - xl)``, ``d bound / d ku = min(a,0) (z - xu)``, ``d bound / d beta = -s (z - p)``
 where xl, xu attain the offsets. So a step is one backward and one forward pass and keeps no autograd graph
@@ -97,7 +99,8 @@ def chord_above(operator: Univariate) -> bool:
 class Objective:
     """Bounds of rows on one target over fixed boxes, as a function of flat parameters ``[domains, rows, total]``.
 
-    A ``narrow`` objective has parameters only where lines differ, which is all that can matter, in an order of its own;
+    A ``narrow`` objective has parameters only where lines differ, which is all that can matter, in an order of its
+    own;
     otherwise every element of every elementwise node has its slopes.
     """
 
@@ -170,7 +173,11 @@ class Objective:
         for segment in self.layout.segments:
             if segment.kind != "beta":
                 lines = self.base[segment.index]
-                slope = (self._few(lines).lower_slopes if segment.kind == "lower" else self._few(lines).upper_slopes)[0]
+                slope = (
+                    self._few(lines).lower_slopes
+                    if segment.kind == "lower"
+                    else self._few(lines).upper_slopes
+                )[0]
                 self._view(flat, segment).copy_(slope)
         return flat
 
@@ -217,7 +224,10 @@ class Objective:
             if segment.kind == "beta":
                 beta = self._view(flat, segment)
                 signed = beta * self.splits.sign[segment.index].unsqueeze(1)
-                result[segment.index] = (signed, (signed * self.splits.point[segment.index].unsqueeze(1)).flatten(2).sum(-1))
+                result[segment.index] = (
+                    signed,
+                    (signed * self.splits.point[segment.index].unsqueeze(1)).flatten(2).sum(-1),
+                )
         return result
 
     def bound(self, flat: Tensor, trace: Trace | None = None, error=None) -> tuple[Tensor, dict[int, Lines]]:
@@ -234,7 +244,8 @@ class Objective:
         return Trace(narrow=self.narrow)
 
     def rates(self, trace: Trace, slope_rate: float, multiplier_rate: float) -> Tensor:
-        """Step sizes ``[domains, 1, total]``: a multiplier competes with the coefficients on its value, so it moves in
+        """Step sizes ``[domains, 1, total]``: a multiplier competes with the coefficients on its value, so it moves
+        in
         units of their mean size.
         """
         rates = self.low.new_full((self.domains, 1, self.layout.total), slope_rate)
@@ -253,7 +264,8 @@ class Objective:
         for segment in self.layout.segments:
             view = self._view(out, segment)
             if segment.kind == "beta":
-                sign, point = self.splits.sign[segment.index], self.splits.point[segment.index]  # type: ignore[union-attr]
+                sign, point = self.splits.sign[segment.index], self.splits.point[segment.index]  # type:
+                ignore[union - attr]
                 torch.mul(point.unsqueeze(1) - values[segment.index], sign.unsqueeze(1), out=view)
             else:
                 self._slope_gradient(segment, trace, lines[segment.index], values, view)
@@ -278,7 +290,9 @@ class Objective:
         support = relaxation.lower_support if segment.kind == "lower" else relaxation.upper_support
         few = self._few(lines)
         chosen = few.lower_slopes[0] if segment.kind == "lower" else few.upper_slopes[0]
-        _, point = support(operator, self.plan.prepared[index], chosen, lower.unsqueeze(1), upper.unsqueeze(1))  # type: ignore[arg-type]
+        _, point = support(
+            operator, self.plan.prepared[index], chosen, lower.unsqueeze(1), upper.unsqueeze(1)
+        )  # type: ignore[arg-type]
         torch.mul(weight, z - point, out=out)
 
 

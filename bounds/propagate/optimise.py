@@ -31,7 +31,8 @@ class Optimised:
     lines: dict[int, Lines]
 
 
-# Weight of the latest minimiser in the running mean: a subgradient method's averaged minimisers approach the minimiser
+# Weight of the latest minimiser in the running mean: a subgradient method's averaged minimisers approach the
+# minimiser
 # of the linear program, single ones jump between its corners.
 RECENT = 0.3
 
@@ -74,9 +75,11 @@ def optimise(
 ) -> Optimised:
     """Improve the lower bounds of an objective by projected Adam steps on its flat parameters.
 
-    Stops early once every bound exceeds its ``threshold`` ([domains, rows] or a number); with ``any_row`` once one row
+    Stops early once every bound exceeds its ``threshold`` ([domains, rows] or a number); with ``any_row`` once one
+    row
     of every domain does. The bound returned for a
-    row is the best one seen, the parameters are those that gave it. Without ``points`` neither minimisers nor values are
+    row is the best one seen, the parameters are those that gave it. Without ``points`` neither minimisers nor values
+    are
     kept.
     """
     flat = objective.start() if start is None else start.clone()

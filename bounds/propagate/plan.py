@@ -12,6 +12,7 @@ import torch
 from provenn.bounds.graph._graph import Graph
 from provenn.bounds.ops import OPS, prepare
 from provenn.bounds.ops._operator import LinearOperator, Multivariate, Operator, Prepared, Univariate
+from provenn.bounds.propagate.memory import available
 
 if TYPE_CHECKING:
     from provenn.bounds.propagate.extent import Extent
@@ -37,6 +38,8 @@ class Plan:
     graph: Graph
     dtype: torch.dtype = torch.float64
     device: torch.device = torch.device("cpu")
+    memory: int | None = None
+    """Bytes that the tensors of one pass may take together; None is a quarter of what is free at first use."""
     operators: list[Operator] = field(init=False)
     prepared: list[Prepared] = field(init=False)
 
@@ -44,7 +47,8 @@ class Plan:
         nodes = self.graph.nodes
         self.operators = [OPS[node.operator] for node in nodes]
         self.prepared = [
-            prepare(node, tuple(nodes[i].shape for i in node.inputs), self.dtype, self.device) for node in nodes
+            prepare(node, tuple(nodes[i].shape for i in node.inputs), self.dtype, self.device)
+            for node in nodes
         ]
         self._orders: dict[int, tuple[int, ...]] = {}
         self._relaxed_below: dict[int, tuple[int, ...]] = {}
@@ -56,7 +60,7 @@ class Plan:
     def offsets(self) -> list[torch.Tensor | None]:
         """Constant terms of linear nodes as ``[1, 1, *shape]``."""
         result: list[torch.Tensor | None] = []
-        for operator, prepared in zip(self.operators, self.prepared):
+        for operator, prepared in zip(self.operators, self.prepared, strict=False):
             constant = operator.offset(prepared) if isinstance(operator, LinearOperator) else None
             result.append(None if constant is None else constant.expand(prepared.shape)[None, None])
         return result
@@ -101,11 +105,32 @@ class Plan:
             self._widest[target] = dense, apart
         return self._widest[target]
 
+    def rows_at_once(self, target: int, domains: int, traced: bool = False) -> int:
+        """Rows of one pass from the target that fit into memory: some five tensors of the widest value for each row.
+
+        ``traced`` passes keep the values of all nodes.
+        """
+        if traced:
+            elements = 3 * sum(self.size(i) for i in self.order(target))
+        else:
+            elements = 5 * self.widest(target)[0]
+        return max(1, self.room // (self.dtype.itemsize * domains * elements))
+
+    @cached_property
+    def room(self) -> int:
+        if self.memory is not None:
+            return self.memory
+        if self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0] // 4
+        return available() // 4
+
     def cost(self, target: int) -> int:
         """Multiplications of one dense row's pass from the target, roughly."""
         if target not in self._cost:
             linear = (i for i in self.order(target) if self.linear[i])
-            self._cost[target] = sum(self.size(i) * self.operators[i].length(self.prepared[i]) for i in linear)  # type: ignore[attr-defined]
+            self._cost[target] = sum(
+                self.size(i) * self.operators[i].length(self.prepared[i]) for i in linear
+            )  # type: ignore[attr-defined]
         return self._cost[target]
 
     @cached_property
@@ -123,7 +148,9 @@ class Plan:
             i for i in self.relaxed if not isinstance(self.operators[i], (Univariate, Multivariate))
         )
 
-    def interval(self, index: int, boxes: Mapping[int, tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def interval(
+        self, index: int, boxes: Mapping[int, tuple[torch.Tensor, torch.Tensor]]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The box ``[domains, *shape]`` of a node from the boxes of its operands."""
         operator, prepared = self.operators[index], self.prepared[index]
         operands = [boxes[i] for i in self.graph.nodes[index].inputs]
@@ -146,9 +173,9 @@ class Plan:
         bias = prepared.tensors.get("bias")
         if bias is not None:
             centre = centre + bias
-        return (centre - radius).nan_to_num_(nan=-torch.inf, neginf=-torch.inf), (centre + radius).nan_to_num_(
-            nan=torch.inf, posinf=torch.inf
-        )
+        return (centre - radius).nan_to_num_(nan=-torch.inf, neginf=-torch.inf), (
+            centre + radius
+        ).nan_to_num_(nan=torch.inf, posinf=torch.inf)
 
     def shape(self, value: int) -> tuple[int, ...]:
         return self.graph.nodes[value].shape

@@ -1,12 +1,12 @@
 """Elements that contribute nothing: an operator whose two lines are 0 there in every domain of a batch.
 
-In a chain linear, elementwise, linear such an element can be left out of both matrices for as long as the boxes hold. The
+In a chain linear, elementwise, linear such an element can be left out of both matrices for as long as the boxes
+hold. The
 matrices of a batch become as small as its live elements; nothing else changes.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate

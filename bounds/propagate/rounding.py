@@ -3,7 +3,8 @@
 Write A_v for the *computed* coefficients on value v. Whatever produced them, the exact identity
 ``A_v . v = A_v . (M x + c)`` holds, and a computed transpose differs from ``A_v M`` by at most
 ``gamma_n |A_v| |M|`` elementwise (Higham, Accuracy and Stability, section 3.5), which moves the bound by at most
-``gamma_n |A_v| . (|M| m_x)`` where ``m_x >= |x|`` on the box. So one product of ``|A_v|`` with a fixed vector per value
+``gamma_n |A_v| . (|M| m_x)`` where ``m_x >= |x|`` on the box. So one product of ``|A_v|`` with a fixed vector per
+value
 bounds every error of the walk; no second walk is needed. Sums may be taken in any order.
 """
 
@@ -91,10 +92,13 @@ class RoundingError:
         weight = self.magnitudes.weight(index)
         self._add(a, weight if isinstance(a, Elements) else self._cut(index, weight))
 
-    def relaxed(self, index: int, positive: Tensor, negative: Tensor, lines: Lines, terms: list[Tensor]) -> None:
+    def relaxed(
+        self, index: int, positive: Tensor, negative: Tensor, lines: Lines, terms: list[Tensor]
+    ) -> None:
         """Error of ``terms``, the offsets a relaxed node just contributed.
 
-        The products with the slopes round once each; ``linear`` and ``concretised`` count that at the operand. A sum of
+        The products with the slopes round once each; ``linear`` and ``concretised`` count that at the operand. A sum
+        of
         terms of one sign errs by ``gamma_n`` times itself; otherwise the sum of magnitudes is made.
         """
         factor = self._factor(index)
@@ -109,7 +113,8 @@ class RoundingError:
             self._add(positive - negative, lines.reach(self.plan, index, self.magnitudes.value) * factor)
 
     def relaxed_apart(self, index: int, a: Elements | Windows, lines: Lines) -> None:
-        """The same for elements and windows: ``a kl + min(a,0) (ku - kl)`` errs by at most 4 roundings of ``|a| (|kl| + |ku|)``."""
+        """The same for elements and windows: ``a kl + min(a,0) (ku - kl)`` errs by at most 4 roundings of ``|a|
+        (|kl| + |ku|)``."""
         self._add(a, lines.reach(self.plan, index, self.magnitudes.value) * (8 * self._factor(index)))
 
     def _factor(self, index: int) -> float:

@@ -38,7 +38,9 @@ def selected_values(
         elif plan.linear[index]:
             values[index] = _linear(plan, index, [values[i] for i in node.inputs])
         elif trace.narrow and lines[index].gap is not None:
-            values[index] = _where_they_differ(values[node.inputs[0]], trace.positive.get(index), lines[index])
+            values[index] = _where_they_differ(
+                values[node.inputs[0]], trace.positive.get(index), lines[index]
+            )
         else:
             values[index] = _selected(node.inputs, trace.positive.get(index), lines[index], values)
     return values
@@ -86,7 +88,9 @@ def _where_they_differ(z: Tensor, positive: Tensor | None, lines: Lines) -> Tens
     return result
 
 
-def _selected(operands: tuple[int, ...], positive: Tensor | None, lines: Lines, values: dict[int, Tensor]) -> Tensor:
+def _selected(
+    operands: tuple[int, ...], positive: Tensor | None, lines: Lines, values: dict[int, Tensor]
+) -> Tensor:
     low = _line(operands, lines.lower_slopes, lines.lower_offset, lines, values)
     if positive is None:
         return low
@@ -94,7 +98,7 @@ def _selected(operands: tuple[int, ...], positive: Tensor | None, lines: Lines, 
     return high + torch.sign(positive) * (low - high)
 
 
-def _line(operands, slopes, offset, lines: Lines, values) -> Tensor:  # noqa: ANN001
+def _line(operands, slopes, offset, lines: Lines, values) -> Tensor:
     total = offset
     for operand, slope in zip(operands, slopes, strict=False):
         z = values[operand]

@@ -1,7 +1,9 @@
 """Rows whose question is answered before the last step: a bound that is positive already needs no more of it.
 
-At the last relaxed node before the inputs the node's known box gives a valid bound. Where that is >= 0 in every domain the sign of
-the element is settled, and for an operator that is linear on either side of 0 nothing more is wanted. (Further from the inputs the
+At the last relaxed node before the inputs the node's known box gives a valid bound. Where that is >= 0 in every
+domain the sign of
+the element is settled, and for an operator that is linear on either side of 0 nothing more is wanted. (Further from
+the inputs the
 boxes are too loose: of a residual network's 1,024 rows none was settled one block down, half at the last node.)
 """
 
@@ -29,7 +31,9 @@ class Sieve:
         self.best = torch.full((domains, count), -torch.inf, dtype=like.dtype, device=like.device)
         self.rows = torch.arange(count, device=like.device)
 
-    def test(self, index: int, a: Tensor, offset: Tensor | None, error: RoundingError | None) -> Tensor | None:
+    def test(
+        self, index: int, a: Tensor, offset: Tensor | None, error: RoundingError | None
+    ) -> Tensor | None:
         """The rows to keep (positions among those on their way), or None to keep all."""
         from provenn.bounds.propagate.backward import dot
 
