@@ -1,7 +1,8 @@
 """Clipping: what a clause's linear bound says about where its violations can be (arXiv 2512.11087).
 
 If ``L(x) = a . x + c <= row . y - threshold`` on a box and ``M = min L``, then ``L(x) = M + sum_i |a_i| d_i``
-with d_i the distance of x_i from the minimising end. A violation needs ``L(x) <= 0``, so ``d_i <= -M / |a_i|`` for every axis.
+with d_i the distance of x_i from the minimising end. A violation needs ``L(x) <= 0``, so ``d_i <= -M / |a_i|`` for
+every axis.
 A clipped box belongs to the clause (and the domain) whose bound it came from.
 """
 

@@ -51,7 +51,7 @@ def root_facts(
     """Boxes of all bounded values over one flat input box ``[1, inputs]``.
 
     A value at a time: interval, then backward bounds of the elements that leaves unstable, then ``steps`` of slope
-    optimisation for those that are still unstable, each row with slopes of its own. After ``deadline`` (time.monotonic())
+    optimisation for those that are still unstable, each row with slopes of its own. After ``deadline``
     what remains keeps what it has, at least its interval. ``known`` are facts of the same box that are intersected with
     what is found, so that a second pass is never looser than the first, and need not repeat it.
     """

@@ -52,7 +52,8 @@ def _windows_times(
     filters, (high, wide) = kernel.shape[0], narrow
     first, second, third, _ = image.stride()
     if dilations[1] == 1:
-        taps, steps = (size[0], size[1] * channels), (dilations[0] * second, 1)
+        taps: tuple[int, ...] = (size[0], size[1] * channels)
+        steps: tuple[int, ...] = (dilations[0] * second, 1)
     else:
         taps, steps = (*size, channels), (dilations[0] * second, dilations[1] * third, 1)
     views = image.as_strided((n, high, wide, *taps), (first, strides[0] * second, strides[1] * third, *steps))
@@ -85,10 +86,11 @@ def _products_added(
     n, filters, high, low = a.shape
     channels, size = weight.shape[1], weight.shape[2:]
     spans = [
-        (extent - 1) * s + d * (k - 1) + 1 for extent, s, d, k in zip((high, low), strides, dilations, size)
+        (extent - 1) * s + d * (k - 1) + 1
+        for extent, s, d, k in zip((high, low), strides, dilations, size, strict=True)
     ]
     # Room for all taps, so that every tap adds whole images.
-    room = [max(span, w + b) for span, w, b in zip(spans, wide, begin)]
+    room = [max(span, w + b) for span, w, b in zip(spans, wide, begin, strict=False)]
     kernel = weight.permute(2, 3, 1, 0).reshape(-1, filters)
     result = a.new_zeros(n, *room, channels)
     piece = max(1, min(n, PIECE // max(1, high * low * kernel.shape[0])))
@@ -113,15 +115,15 @@ def _by_residues(a: Tensor, weight: Tensor, strides: Pair, begin: Pair, wide: Pa
     result = a.new_zeros(n, weight.shape[1], *wide)
     for row in range(min(strides[0], wide[0])):
         for column in range(min(strides[1], wide[1])):
-            phases = [(y + b) % s for y, b, s in zip((row, column), begin, strides)]
+            phases = [(y + b) % s for y, b, s in zip((row, column), begin, strides, strict=False)]
             taps = weight[:, :, phases[0] :: strides[0], phases[1] :: strides[1]]
             if taps.numel() == 0:
                 continue
             target = result[:, :, row :: strides[0], column :: strides[1]]
             # y = s q + phase - begin, and q = o + tap: window of output q reads o = q - tap.
-            firsts = [(y + b) // s for y, b, s in zip((row, column), begin, strides)]
+            firsts = [(y + b) // s for y, b, s in zip((row, column), begin, strides, strict=False)]
             pads = []
-            for first, extent, size, count in zip(firsts, (high, low), taps.shape[2:], target.shape[2:]):
+            for first, extent, size, count in zip(firsts, (high, low), taps.shape[2:], target.shape[2:], strict=False):
                 before = size - 1 - first
                 pads += [before, first + count - extent]
             kernel = taps.flip(2, 3).permute(1, 2, 3, 0).reshape(taps.shape[1], -1)
@@ -139,7 +141,7 @@ def is_last(a: Tensor) -> bool:
 
 
 def phased_kernel(weight: Tensor, strides: Pair) -> Tensor:
-    """The kernel ``[sy sx channels, filters, ty, tx]`` of all residues of a strided transpose at once; see ``spread_phased``."""
+    """The kernel ``[sy sx channels, filters, ty, tx]`` of all residues of a strided transpose: ``spread_phased``."""
     filters, channels, *size = weight.shape
     taps = [-(-k // s) for k, s in zip(size, strides, strict=True)]
     rest = [t * s - k for t, s, k in zip(taps, strides, size, strict=True)]

@@ -155,7 +155,7 @@ def _spread_natively(
 
 
 def transposed_windows(prepared: Prepared, a: Tensor) -> Tensor:
-    """A two-dimensional convolution's transpose of windows ``[n, filters, h, w]`` that lie anywhere: nothing is cut off.
+    """A two-dimensional convolution's transpose of windows ``[n, filters, h, w]`` that lie anywhere.
 
     The result ``[n, channels, h', w']`` has ``h' = (h - 1) stride + dilation (kernel - 1) + 1``.
     """

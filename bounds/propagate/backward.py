@@ -425,8 +425,8 @@ def backward(
     ``inputs`` a box ``[1|domains, *shape]`` for every graph input. ``multipliers[v] = (signed, constant)`` adds
     the split constraints of value v: ``a_v -= signed`` (``[domains, 1|rows, *shape]``), ``offset += constant``
     (``[domains, 1|rows]``), valid for any signs and points as ``signed = s beta``, ``constant = sum s beta p``,
-    beta >= 0 (Wang et al., arXiv 2103.06624). ``trace`` receives what a gradient needs. With ``error`` (float64) the bound is
-    lowered by an a-priori bound of all rounding errors, so that it holds for real arithmetic.
+    beta >= 0 (Wang et al., arXiv 2103.06624). ``trace`` receives what a gradient needs. With ``error`` (float64)
+    the bound is lowered by an a-priori bound of all rounding errors, so that it holds for real arithmetic.
     ``stop`` gives boxes of values where the walk ends early (a truncated pass: looser, cheaper).
 
     Rows of single elements (``Elements``) keep to their windows where ``extents`` says so. ``reduction`` leaves out

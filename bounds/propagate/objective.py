@@ -210,8 +210,10 @@ class Objective:
             return replace(base, gap=replace(base.gap, lines=replace(base.gap.lines, lower_slopes=(lower,))))
         if base.gap is None:
             return relax(self.plan, index, self.boxes, (lower, upper))
-        ends = (end.unsqueeze(1) for end in self._box(index))
-        found = relaxation.lines(self.plan.operators[index], self.plan.prepared[index], *ends, lower, upper)  # type: ignore[arg-type]
+        operator, (low, high) = self.plan.operators[index], self._box(index)
+        assert isinstance(operator, Univariate)
+        prepared = self.plan.prepared[index]
+        found = relaxation.lines(operator, prepared, low.unsqueeze(1), high.unsqueeze(1), lower, upper)
         few = Lines((found[0],), found[1], (found[2],), found[3])
         return replace(base, gap=replace(base.gap, lines=few))
 
@@ -264,8 +266,8 @@ class Objective:
         for segment in self.layout.segments:
             view = self._view(out, segment)
             if segment.kind == "beta":
-                sign, point = self.splits.sign[segment.index], self.splits.point[segment.index]  # type:
-                ignore[union - attr]
+                assert self.splits is not None
+                sign, point = self.splits.sign[segment.index], self.splits.point[segment.index]
                 torch.mul(point.unsqueeze(1) - values[segment.index], sign.unsqueeze(1), out=view)
             else:
                 self._slope_gradient(segment, trace, lines[segment.index], values, view)
@@ -290,9 +292,9 @@ class Objective:
         support = relaxation.lower_support if segment.kind == "lower" else relaxation.upper_support
         few = self._few(lines)
         chosen = few.lower_slopes[0] if segment.kind == "lower" else few.upper_slopes[0]
-        _, point = support(
-            operator, self.plan.prepared[index], chosen, lower.unsqueeze(1), upper.unsqueeze(1)
-        )  # type: ignore[arg-type]
+        assert isinstance(operator, Univariate)
+        ends = lower.unsqueeze(1), upper.unsqueeze(1)
+        _, point = support(operator, self.plan.prepared[index], chosen, *ends)
         torch.mul(weight, z - point, out=out)
 
 

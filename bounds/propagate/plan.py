@@ -37,7 +37,7 @@ class Plan:
 
     graph: Graph
     dtype: torch.dtype = torch.float64
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     memory: int | None = None
     """Bytes that the tensors of one pass may take together; None is a quarter of what is free at first use."""
     operators: list[Operator] = field(init=False)
@@ -127,10 +127,12 @@ class Plan:
     def cost(self, target: int) -> int:
         """Multiplications of one dense row's pass from the target, roughly."""
         if target not in self._cost:
-            linear = (i for i in self.order(target) if self.linear[i])
-            self._cost[target] = sum(
-                self.size(i) * self.operators[i].length(self.prepared[i]) for i in linear
-            )  # type: ignore[attr-defined]
+            total = 0
+            for index in self.order(target):
+                operator = self.operators[index]
+                if isinstance(operator, LinearOperator):
+                    total += self.size(index) * operator.length(self.prepared[index])
+            self._cost[target] = total
         return self._cost[target]
 
     @cached_property

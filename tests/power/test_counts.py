@@ -1,0 +1,114 @@
+"""What must be decided within a count, and bounds that must be at least this tight: counts, never seconds."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from provenn.bounds.graph import read_onnx
+from provenn.bounds.graph.lattice import lattice
+from provenn.specs import read_query
+from provenn.verifier.exact import Programs, neuron_leaves
+from provenn.verifier.fixed import Fixed
+from provenn.verifier.problem import Clauses, Problem, dense_clauses
+from provenn.verifier.program import Domain, Program
+from provenn.verifier.rebound import Rebound
+from provenn.verifier.root import Facts, outputs_bound, root_facts
+from provenn.verifier.search import Search
+
+FOLDER = Path(__file__).resolve().parent.parent / "soundness"
+LIMIT = 120.0
+pytestmark = pytest.mark.power
+
+
+def load(name: str):
+    """A module of the soundness tests, which are not a package."""
+    spec = importlib.util.spec_from_file_location(f"power_{name}", FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+networks = load("networks")
+
+
+def instance(family: str, seed: int, distance: float, folder: Path) -> tuple[Problem, Clauses, Facts]:
+    """A small network whose first output stays above its sampled minimum less ``distance`` of its spread."""
+    network = networks.random_network(seed, family, small=True)
+    random = np.random.default_rng(seed)
+    x = random.uniform(network.lower, network.upper, (20000, len(network.lower)))
+    x[:5000] = np.where(random.random((5000, len(network.lower))) < 0.5, network.lower, network.upper)
+    y = network.outputs(x)[:, 0]
+    threshold = float(np.float32(y.min() - distance * np.ptp(y)))
+    onnx = networks.write_onnx(network, folder / "network.onnx")
+    unit = np.eye(network.steps[-1].size)[0]
+    vnnlib = networks.write_property(network, [[(unit, threshold)]], folder / "property.vnnlib")
+    query = read_query(vnnlib, network.steps[0].size, network.steps[-1].size, "float32")
+    problem = Problem(lattice(read_onnx(onnx)), query, torch.device("cpu"))
+    clauses = dense_clauses(next(iter(query.batches(1))), problem.outputs, problem.device)
+    facts = root_facts(problem, clauses.lower, clauses.upper, steps=20, deadline=time.monotonic() + LIMIT)
+    return problem, clauses, facts
+
+
+def nothing(*_) -> bool:
+    """No witness, no progress."""
+    return False
+
+
+@pytest.mark.parametrize("family, seed, most", [
+    ("dense", 21, 22), ("wide", 22, 58), ("conv", 23, 2), ("residual", 24, 6), ("pool", 25, 6), ("sign", 26, 2),
+])  # fmt: skip
+@torch.no_grad()
+def test_linear_programs(family: str, seed: int, most: int, tmp_path) -> None:
+    """A tree of programs needs half of ``most``."""
+    search = Programs(*instance(family, seed, 0.1, tmp_path), check=nothing, progress=nothing)
+    assert search.run(time.monotonic() + LIMIT) == "refuted"
+    assert search.domains <= most
+
+
+@pytest.mark.parametrize("family, seed, most", [
+    ("dense", 21, 26), ("wide", 22, 1000), ("conv", 23, 2), ("residual", 24, 22), ("pool", 25, 6), ("sign", 26, 2),
+])  # fmt: skip
+@torch.no_grad()
+def test_neuron_splits(family: str, seed: int, most: int, tmp_path) -> None:
+    """A tree of neuron splits needs half of ``most``."""
+    bounder = Fixed(*instance(family, seed, 0.1, tmp_path), steps=8, candidates=4)
+    leaves = neuron_leaves(bounder)
+    until = time.monotonic() + LIMIT
+    search = Search(bounder, batch=64, check=nothing, progress=nothing, leaf=lambda f: leaves(f, until))
+    assert search.run(until) == "refuted"
+    assert search.domains <= most
+
+
+@pytest.mark.parametrize("family, seed, most", [("dense", 21, 34), ("residual", 24, 18)])
+@torch.no_grad()
+def test_input_splits(family: str, seed: int, most: int, tmp_path) -> None:
+    """A tree of input splits needs half of ``most``."""
+    problem, clauses, _ = instance(family, seed, 0.1, tmp_path)
+    search = Search(Rebound(problem, clauses), batch=64, check=nothing, progress=nothing)
+    assert search.run(time.monotonic() + LIMIT) == "refuted"
+    assert search.domains <= most
+
+
+@pytest.mark.parametrize(
+    "family, seed", [("dense", 31), ("wide", 32), ("conv", 33), ("residual", 34), ("pool", 35)]
+)
+@torch.no_grad()
+def test_slopes_come_close_to_the_program(family: str, seed: int, tmp_path) -> None:
+    """The program over the same boxes has the best slopes there are: 40 steps reach most of it."""
+    problem, clauses, facts = instance(family, seed, 0.1, tmp_path)
+    domain = Domain(facts.inputs, facts.boxes, {}, clauses.rows[0], clauses.threshold[0])
+    found = Program(problem.plan(torch.float64), problem.output, domain).solve({})
+    plain = outputs_bound(problem, facts, clauses, steps=0)[1]
+    optimised = outputs_bound(problem, facts, clauses, steps=40)[1]
+    assert found is not None
+    assert plain[0] <= optimised[0] + 1e-9 <= found.margin + 1e-6
+    assert found.margin - float(optimised[0]) <= 0.2 * (found.margin - float(plain[0])) + 1e-3
