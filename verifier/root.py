@@ -92,6 +92,8 @@ class _Search:
 
     def tighten(self, value: int, box: Box) -> Box:
         elements = unstable(self.exact, value, box).flatten().nonzero().squeeze(1)
+        if elements.numel() == 0:
+            return box
         size = max(1, self.exact.rows_at_once(value, 1, traced=True) // 2)
         for part in elements.split(size):
             if time.monotonic() > self.deadline:
