@@ -39,14 +39,14 @@ class Mutation:
 MUTATIONS = (
     Mutation(
         "wrong sign of a split multiplier",
-        "bounds/propagate/optimise.py",
+        "bounds/propagate/objective.py",
         "signed = beta * self.splits.sign[segment.index].unsqueeze(1)",
         "signed = -beta * self.splits.sign[segment.index].unsqueeze(1)",
         BOUNDS,
     ),
     Mutation(
         "unclamped split multiplier",
-        "bounds/propagate/optimise.py",
+        "bounds/propagate/objective.py",
         "low = torch.zeros_like(sign)",
         "low = torch.full_like(sign, -torch.inf)",
         BOUNDS,
