@@ -46,6 +46,8 @@ PROGRAM_ELEMENTS = 1000
 INPUTS_ALONE, FEW_CLAUSES = 0.7, 16
 # The least time of a search in a race, as a share of the time of the one that had most.
 FAIR_SHARE = 0.2
+# Seconds of the attack from points that violate in float64 only.
+LAST_ATTACK = 3.0
 # Seconds kept back for writing the answer.
 RESERVE = 0.3
 
@@ -362,9 +364,10 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
             return run.ended()
         inputs = _search(run, bounder, clauses, numbers, opened)
         ended = inputs.run(min(run.deadline, time.monotonic() + slices))
-        if ended != "timeout" or run.late():
+        if ended not in ("timeout", "stuck") or run.late():
             run.say("input splits")
             return _account(run, inputs, ended)
+        inputs = inputs if ended == "timeout" else None
     left = _root(run, clauses, numbers, steps=run.options.root_steps, known=facts)
     if left is None:
         return run.ended()
@@ -383,10 +386,18 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
             run.problem, clauses, facts, check=_checker(run, clauses, numbers),
             progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
         ))  # fmt: skip
-    return _race(run, searches, slices)
+
+    def last_attack(programs: Programs) -> bool:
+        """Attack from points that violate in float64: no search can refute their clauses any more."""
+        index, points = programs.violated()
+        return _attack(run, clauses.select(index), numbers[index], LAST_ATTACK, points, thorough=True)
+
+    return _race(run, searches, slices, last_attack)
 
 
-def _race(run: _Run, searches: list[Search | Programs], slices: float) -> str:
+def _race(
+    run: _Run, searches: list[Search | Programs], slices: float, last_attack: Callable[[Programs], bool]
+) -> str:
     """Give each slice to the search that is expected to end first, judged by what it did in its last one."""
     running = list(searches)
     left = {id(s): _seconds_left(1.0, s.remaining(), s.seconds) for s in searches if s.seconds}
@@ -413,6 +424,11 @@ def _race(run: _Run, searches: list[Search | Programs], slices: float) -> str:
             ended == "stuck" and len(running) > 1
         ):  # a leaf that one search cannot settle may still yield to another
             running.remove(chosen)
+            if isinstance(chosen, Programs):
+                if chosen.violated()[0].numel():
+                    ended = "witness" if last_attack(chosen) else "stuck"
+                    break
+                run.open.append(chosen.why())
             continue
         if ended != "timeout" or run.late():
             break
@@ -464,5 +480,6 @@ def _account(run: _Run, search: Search | Programs, ended: str) -> str:
     if ended == "timeout":
         run.open.append(f"{search.open()} domains open, lowest bound {search.bound():.4g}")
     if ended == "stuck":
-        run.open.append(f"{search.stuck} leaves could not be decided, lowest bound {search.lowest_stuck:.4g}")
+        leaves = f"{search.stuck} leaves could not be decided, lowest bound {search.lowest_stuck:.4g}"
+        run.open.append(search.why() if isinstance(search, Programs) else leaves)
     return ended

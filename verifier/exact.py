@@ -94,6 +94,24 @@ class Programs:
     def bound(self) -> float:
         return min((tree.margin for tree in self.trees if tree.ending != "refuted"), default=float("inf"))
 
+    def violated(self) -> tuple[Tensor, Tensor]:
+        """Clauses that a point violates in float64 but not when replayed ``[k]``, and such points ``[k, inputs]``."""
+        index = [i for i, tree in enumerate(self.trees) if tree.ending == "violated"]
+        points = [self.trees[i].points[-1] for i in index]
+        return torch.tensor(index, dtype=torch.int64), torch.stack(points) if points else torch.zeros(0, 0)
+
+    def why(self) -> str:
+        """What keeps the clauses open that no further split can settle."""
+        parts = []
+        for ending, text in (
+            ("violated", "violated in float64 by {:.2g}, which no replay repeats"),
+            ("stuck", "with a margin of {:.2g}, below what floating point settles"),
+        ):
+            margins = [tree.margin for tree in self.trees if tree.ending == ending]
+            if margins:
+                parts.append(f"{len(margins)} of {len(self.trees)} clauses " + text.format(min(margins)))
+        return "; ".join(parts)
+
     def remaining(self) -> float:
         return sum(tree.remaining for tree in self.trees) / max(1, len(self.trees))
 
