@@ -20,6 +20,7 @@ from provenn.bounds.propagate.coefficients import (
     Rows,
     Windows,
     channels_last,
+    flattened,
     is_channels_last,
     is_dense,
     stored,
@@ -69,7 +70,7 @@ def dot(a: Rows, v: Tensor) -> Tensor:
             return (v.reshape(v.shape[0], -1) @ a.reshape(rows, -1).T).view(-1, rows)
         # The vector on the left: about three times as fast as on the right.
         return torch.bmm(v.reshape(domains, 1, -1), a.reshape(domains, rows, -1).mT).squeeze(1)
-    return torch.linalg.vecdot(a.flatten(2), v.flatten(2))
+    return torch.linalg.vecdot(flattened(a, 2), flattened(v, 2))
 
 
 class _Sweep:

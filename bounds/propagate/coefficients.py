@@ -17,6 +17,11 @@ from torch import Tensor
 from provenn.bounds.propagate.extent import Extent
 
 
+def flattened(a: Tensor, axis: int) -> Tensor:
+    """All axes from ``axis`` on as one; a tensor that has no such axis (of scalars) gets one."""
+    return a.flatten(axis) if a.dim() > axis else a.unsqueeze(-1)
+
+
 def channels_last(a: Tensor) -> Tensor:
     """The same tensor ``[..., channels, h, w]`` stored with its channels next to each other."""
     return a.movedim(-3, -1).contiguous().movedim(-1, -3)
@@ -35,7 +40,7 @@ def is_dense(a: Tensor) -> bool:
 
 def stored(a: Tensor) -> Tensor:
     """``[domains, rows, n]`` in the order of storage; writes go through where ``is_dense``."""
-    return (a.movedim(-3, -1) if is_channels_last(a) else a).flatten(2)
+    return flattened(a.movedim(-3, -1) if is_channels_last(a) else a, 2)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,7 @@ class Elements:
 
     def pick(self, vector: Tensor) -> Tensor:
         """The rows' elements ``[1|domains, rows]`` of a ``[1|domains, 1, *shape]``."""
-        return vector.flatten(1).index_select(1, self.index)
+        return flattened(vector, 1).index_select(1, self.index)
 
     def dot(self, vector: Tensor) -> Tensor:
         return self.weights * self.pick(vector)
@@ -165,7 +170,7 @@ class Windows:
         a = self.a
         if is_channels_last(a):
             a, under = a.movedim(-3, -1), under.movedim(-3, -1)
-        return torch.linalg.vecdot(a.flatten(2), under.flatten(2))
+        return torch.linalg.vecdot(flattened(a, 2), flattened(under, 2))
 
     def select(self, keep: Tensor) -> Windows:
         return Windows(self.a[:, keep], self.places.select(keep), self.extent, self.shape, self.clean)

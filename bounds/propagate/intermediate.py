@@ -17,6 +17,7 @@ from provenn.bounds.propagate.coefficients import (
     by_place,
     channels_last,
     elements_of,
+    flattened,
     is_channels_last,
 )
 from provenn.bounds.propagate.extent import is_image
@@ -143,7 +144,7 @@ class Batch:
     def tighten(self, value: int, box: Box) -> Box:
         """The box of a value with backward bounds of its unstable elements."""
         plan = self.plan
-        elements = unstable(plan, value, box).flatten(1).any(0).nonzero().squeeze(1)
+        elements = flattened(unstable(plan, value, box), 1).any(0).nonzero().squeeze(1)
         if elements.numel() == 0 or interval_suffices(plan, value) or time.monotonic() > self.deadline:
             return box
         self.prepare(value)
@@ -155,7 +156,7 @@ class Batch:
 
     def _by_sign(self, value: int, elements: Tensor, box: Box) -> Box:
         """The side that the interval makes likely to settle an element's sign first; the other side for the rest."""
-        low, high = box[0].flatten(1).clone(), box[1].flatten(1).clone()
+        low, high = flattened(box[0], 1).clone(), flattened(box[1], 1).clone()
         signs = torch.where((low[:, elements] + high[:, elements]).sum(0) > 0, 1.0, -1.0).to(low.dtype)
         bound = self.bounds(value, elements, signs, sift=True)
         _tighten(low, high, elements, bound, signs)
@@ -191,7 +192,7 @@ def _alive(plan: Plan, index: int, box: Box) -> Tensor | None:
     """Flat elements of a reducible node whose image is not 0 in every domain; None where that are almost all."""
     if plan.operators[index].name != "relu":
         return None
-    alive = (box[1] > 0).flatten(1).any(0)
+    alive = flattened(box[1] > 0, 1).any(0)
     # A multiple of 8, which matrix products run fastest with: some dead elements stay.
     count = -(-int(alive.sum()) // 8) * 8
     if count > 0.9 * alive.numel():
@@ -310,7 +311,7 @@ def interval_suffices(plan: Plan, value: int) -> bool:
 
 def merge(box: Box, elements: Tensor, lower: Tensor, upper: Tensor) -> Box:
     """The box with some flat elements replaced by their intersection with new bounds; NaN changes nothing."""
-    low, high = box[0].flatten(1).clone(), box[1].flatten(1).clone()
+    low, high = flattened(box[0], 1).clone(), flattened(box[1], 1).clone()
     low[:, elements] = torch.fmax(low[:, elements], lower)
     high[:, elements] = torch.fmin(high[:, elements], upper)
     return low.view(box[0].shape), high.view(box[1].shape)

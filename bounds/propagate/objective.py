@@ -20,7 +20,7 @@ from torch import Tensor
 from provenn.bounds.ops import relaxation
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.backward import Trace, backward
-from provenn.bounds.propagate.coefficients import Elements
+from provenn.bounds.propagate.coefficients import Elements, flattened
 from provenn.bounds.propagate.extent import ELEMENT, Extent, is_image
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import THROUGH_ORIGIN, Gap, Lines, relax
@@ -149,8 +149,8 @@ class Objective:
                 lower, upper = self._box(segment.index)
                 ranges = relaxation.slope_range(operator, prepared, lower, upper)  # type: ignore[arg-type]
                 low, high = ranges[:2] if segment.kind == "lower" else ranges[2:]
-            lows.append(low.flatten(1))
-            highs.append(high.flatten(1))
+            lows.append(flattened(low, 1))
+            highs.append(flattened(high, 1))
         if not lows:
             weights = self.rows if isinstance(self.rows, Tensor) else self.rows.weights
             empty = weights.new_zeros(1, 1, 0)
@@ -228,7 +228,7 @@ class Objective:
                 signed = beta * self.splits.sign[segment.index].unsqueeze(1)
                 result[segment.index] = (
                     signed,
-                    (signed * self.splits.point[segment.index].unsqueeze(1)).flatten(2).sum(-1),
+                    flattened(signed * self.splits.point[segment.index].unsqueeze(1), 2).sum(-1),
                 )
         return result
 
@@ -254,7 +254,7 @@ class Objective:
         for segment in self.layout.segments:
             if segment.kind == "beta":
                 readers = [i for i in self.plan.consumers[segment.index] if i in trace.positive]
-                sizes = [(trace.positive[i] - trace.negative[i]).flatten(1).mean(1) for i in readers]
+                sizes = [flattened(trace.positive[i] - trace.negative[i], 1).mean(1) for i in readers]
                 size = torch.stack(torch.broadcast_tensors(*sizes)).sum(0) if sizes else self.low.new_ones(1)
                 step = (multiplier_rate * size).clamp(min=1e-12).expand(self.domains)
                 rates[:, 0, segment.start : segment.start + segment.size] = step.unsqueeze(1)

@@ -12,9 +12,11 @@ from provenn.bounds.graph import Graph, Node
 from provenn.bounds.propagate.interval import interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
-from provenn.verifier import _highs, program
+from provenn.verifier import Options, _highs, program, verify
 from provenn.verifier.leaf import Tree, jump_pieces
 from provenn.verifier.program import Domain
+
+from .networks import box, layers, property_text
 
 
 def tree(
@@ -161,3 +163,14 @@ def test_both_solvers_agree(monkeypatch) -> None:
         else:
             assert direct.value == pytest.approx(public.value, abs=1e-7)
             assert (rows @ direct.x <= upper + 1e-7).all()
+
+
+def test_a_margin_below_floating_point_is_unknown_and_says_so(tmp_path) -> None:
+    """|x + y| + |y - x| + 0.1 <= 0.1 holds at one point in real arithmetic, and nowhere on onnxruntime."""
+    weights = [np.array([[1.0, -1.0], [1.0, 1.0]]), np.ones((2, 1))]
+    onnx = layers(tmp_path / "network.onnx", "Abs", weights, [np.zeros(2), np.array([0.1])])
+    text = property_text(2, 1, box([("-1", "0.7"), ("-0.33", "1")]), "(assert (<= Y_0 0.0999999999))")
+    (tmp_path / "property.vnnlib").write_bytes(text)
+    result = verify(onnx, tmp_path / "property.vnnlib", Options(timeout=20, threads=1, device="cpu"))
+    assert result.verdict == "unknown"
+    assert "float64" in result.reason and "1 of 1 clauses" in result.reason
