@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BOUNDS = ("tests/soundness/test_bounds.py",)
 ROUNDING = ("tests/soundness/test_rounding.py",)
+FORWARD = ("tests/soundness/test_forward.py",)
 MARGINS = ("tests/soundness/test_margins.py",)
 CLAUSES = ("tests/soundness/test_clauses.py",)
 LEAF = ("tests/verifier/test_leaf.py",)
@@ -92,6 +93,20 @@ MUTATIONS = (
         "lower, upper = lower - error, upper + error",
         "lower, upper = lower + 0 * error, upper + 0 * error",
         ROUNDING,
+    ),
+    Mutation(
+        "error term of a form dropped",
+        "bounds/propagate/forward.py",
+        "half[:, -1] += size * ((operator.length(prepared) + 8) * UNIT * _UP) + TINY",
+        "half[:, -1] += 0 * size",
+        FORWARD,
+    ),
+    Mutation(
+        "forms take the wrong side of a line",
+        "bounds/propagate/forward.py",
+        "low, high = lower.abs(), upper.abs()",
+        "high, low = lower.abs(), upper.abs()",
+        FORWARD,
     ),
     Mutation(
         "error term of the backward pass dropped",

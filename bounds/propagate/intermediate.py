@@ -21,6 +21,7 @@ from provenn.bounds.propagate.coefficients import (
     is_channels_last,
 )
 from provenn.bounds.propagate.extent import is_image
+from provenn.bounds.propagate.forward import Forward, met
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.lines import Lines, relax
 from provenn.bounds.propagate.plan import Plan
@@ -85,6 +86,10 @@ class Batch:
     cuts: dict[int, Box] = field(default_factory=dict)
     reduction: Reduction | None = None
     deadline: float = math.inf
+    forward: Forward = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.forward = Forward(self.plan, self.inputs, self.deadline)
 
     def prepare(self, target: int) -> None:
         """Relax every node below the target once its operands' boxes are known."""
@@ -147,6 +152,11 @@ class Batch:
         elements = flattened(unstable(plan, value, box), 1).any(0).nonzero().squeeze(1)
         if elements.numel() == 0 or interval_suffices(plan, value) or time.monotonic() > self.deadline:
             return box
+        if self.forward.pays(value, elements.numel()):
+            box = met(box, self.forward.box(value, self.boxes))
+            elements = flattened(unstable(plan, value, box), 1).any(0).nonzero().squeeze(1)
+            if elements.numel() == 0:
+                return box
         self.prepare(value)
         if _by_sign(plan, value) and plan.cost(value) > _COSTLY and elements.numel() * self.domains > ROWS:
             return self._by_sign(value, elements, box)

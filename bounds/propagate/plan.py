@@ -55,6 +55,7 @@ class Plan:
         self._widest: dict[int, tuple[int, int]] = {}
         self._cost: dict[int, int] = {}
         self._extents: dict[int, dict[int, Extent | None]] = {}
+        self.absolute: dict[int, Prepared] = {}
 
     @cached_property
     def offsets(self) -> list[torch.Tensor | None]:
