@@ -68,6 +68,8 @@ def dot(a: Rows, v: Tensor) -> Tensor:
     if v.shape[1] == 1:
         if a.shape[0] == 1:
             return (v.reshape(v.shape[0], -1) @ a.reshape(rows, -1).T).view(-1, rows)
+        if rows == 1:
+            return torch.linalg.vecdot(flattened(a, 2), flattened(v, 2))
         # The vector on the left: about three times as fast as on the right.
         return torch.bmm(v.reshape(domains, 1, -1), a.reshape(domains, rows, -1).mT).squeeze(1)
     return torch.linalg.vecdot(flattened(a, 2), flattened(v, 2))

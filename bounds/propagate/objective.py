@@ -11,7 +11,7 @@ where xl, xu attain the offsets. So a step is one backward and one forward pass 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -124,6 +124,13 @@ class Objective:
         self.layout = layout(plan, target, tuple(splits.sign) if splits else (), self.gaps)
         self.extents = _above_relaxed(plan, target) if narrow else None
         self.low, self.high = self._ranges()
+        self._seen: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._reading: dict[int, list[int]] = {}
+        """Positions of the segments whose gradient needs a value."""
+        for position, segment in enumerate(self.layout.segments):
+            is_value = segment.kind == "beta"
+            value = segment.index if is_value else plan.graph.nodes[segment.index].inputs[0]
+            self._reading.setdefault(value, []).append(position)
 
     def _lines(self, index: int) -> Lines:
         lines = relax(self.plan, index, self.boxes)
@@ -185,6 +192,15 @@ class Objective:
     def _few(lines: Lines) -> Lines:
         return lines if lines.gap is None else lines.gap.lines
 
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        """The segments' parts of a flat tensor; those of the last two tensors are kept."""
+        found = self._seen.get(id(flat))
+        if found is None:
+            if len(self._seen) > 1:
+                self._seen.pop(next(iter(self._seen)))
+            found = self._seen[id(flat)] = (flat, [self._view(flat, s) for s in self.layout.segments])
+        return found[1]
+
     def _view(self, flat: Tensor, segment: Segment) -> Tensor:
         """The segment's part, shaped as its node unless that has a gap."""
         if segment.kind != "beta" and segment.index in self.gaps:
@@ -195,9 +211,9 @@ class Objective:
         """Lines with the slopes of the parameters; offsets follow from the slopes."""
         result = dict(self.base)
         slopes: dict[int, dict[str, Tensor]] = {}
-        for segment in self.layout.segments:
+        for segment, view in zip(self.layout.segments, self._views(flat), strict=True):
             if segment.kind != "beta":
-                slopes.setdefault(segment.index, {})[segment.kind] = self._view(flat, segment)
+                slopes.setdefault(segment.index, {})[segment.kind] = view
         for index, given in slopes.items():
             result[index] = self._lines_with(index, given.get("lower"), given.get("upper"))
         return result
@@ -206,8 +222,9 @@ class Objective:
         base = self.base[index]
         if lower is not None and upper is None and self.plan.operators[index].name in THROUGH_ORIGIN:
             if base.gap is None:
-                return replace(base, lower_slopes=(lower,))
-            return replace(base, gap=replace(base.gap, lines=replace(base.gap.lines, lower_slopes=(lower,))))
+                return _with_lower(base, lower)
+            gap = Gap(base.gap.elements, _with_lower(base.gap.lines, lower), base.gap.channels_last)
+            return _with_lower(base, base.lower_slopes[0], gap)
         if base.gap is None:
             return relax(self.plan, index, self.boxes, (lower, upper))
         operator, (low, high) = self.plan.operators[index], self._box(index)
@@ -222,9 +239,8 @@ class Objective:
         if self.splits is None:
             return None
         result = {}
-        for segment in self.layout.segments:
+        for segment, beta in zip(self.layout.segments, self._views(flat), strict=True):
             if segment.kind == "beta":
-                beta = self._view(flat, segment)
                 signed = beta * self.splits.sign[segment.index].unsqueeze(1)
                 result[segment.index] = (
                     signed,
@@ -245,12 +261,14 @@ class Objective:
         """An empty trace of the kind that ``gradient`` reads."""
         return Trace(narrow=self.narrow)
 
-    def rates(self, trace: Trace, slope_rate: float, multiplier_rate: float) -> Tensor:
-        """Step sizes ``[domains, 1, total]``: a multiplier competes with the coefficients on its value, so it moves
-        in
-        units of their mean size.
+    def rates(self, trace: Trace, multiplier_rate: float) -> Tensor | None:
+        """Step sizes ``[domains, 1, total]`` in units of a slope's; None where there are slopes only.
+
+        A multiplier competes with the coefficients on its value, so it moves in units of their mean size.
         """
-        rates = self.low.new_full((self.domains, 1, self.layout.total), slope_rate)
+        if self.splits is None:
+            return None
+        rates = self.low.new_ones(self.domains, 1, self.layout.total)
         for segment in self.layout.segments:
             if segment.kind == "beta":
                 readers = [i for i in self.plan.consumers[segment.index] if i in trace.positive]
@@ -260,24 +278,30 @@ class Objective:
                 rates[:, 0, segment.start : segment.start + segment.size] = step.unsqueeze(1)
         return rates
 
-    def gradient(self, trace: Trace, lines: Mapping[int, Lines], out: Tensor) -> dict[int, Tensor]:
-        """Write the gradient of every bound to ``out`` [domains, rows, total]; return values at the minimiser."""
-        values = selected_values(self.plan, self.target, trace, lines, self.inputs)
-        for segment in self.layout.segments:
-            view = self._view(out, segment)
-            if segment.kind == "beta":
-                assert self.splits is not None
-                sign, point = self.splits.sign[segment.index], self.splits.point[segment.index]
-                torch.mul(point.unsqueeze(1) - values[segment.index], sign.unsqueeze(1), out=view)
-            else:
-                self._slope_gradient(segment, trace, lines[segment.index], values, view)
-        return values
+    def gradient(
+        self, trace: Trace, lines: Mapping[int, Lines], out: Tensor, keep: Collection[int] | None = None
+    ) -> dict[int, Tensor]:
+        """Write the gradient of every bound to ``out`` [domains, rows, total] and use the trace up.
 
-    def _slope_gradient(
-        self, segment: Segment, trace: Trace, lines: Lines, values: dict[int, Tensor], out: Tensor
-    ) -> None:
+        Returns the values at the minimiser, ``[domains, rows, *shape]``; only those in ``keep`` are sure to be there.
+        """
+        views = self._views(out)
+
+        def visit(value: int, z: Tensor) -> None:
+            for position in self._reading.get(value, ()):
+                segment, view = self.layout.segments[position], views[position]
+                if segment.kind == "beta":
+                    sign, point = self.splits.sign[value], self.splits.point[value]  # type: ignore[union-attr]
+                    torch.mul(point.unsqueeze(1) - z, sign.unsqueeze(1), out=view)
+                else:
+                    self._slope_gradient(segment, trace, lines[segment.index], z, view)
+
+        return selected_values(
+            self.plan, self.target, trace, lines, self.inputs, visit=visit, keep=keep
+        )
+
+    def _slope_gradient(self, segment: Segment, trace: Trace, lines: Lines, z: Tensor, out: Tensor) -> None:
         index = segment.index
-        z = values[self.plan.graph.nodes[index].inputs[0]]
         if index in self.gaps:
             z = narrow_part(z, lines)[1]
         weight = (trace.positive if segment.kind == "lower" else trace.negative).get(index)
@@ -296,6 +320,11 @@ class Objective:
         ends = lower.unsqueeze(1), upper.unsqueeze(1)
         _, point = support(operator, self.plan.prepared[index], chosen, *ends)
         torch.mul(weight, z - point, out=out)
+
+
+def _with_lower(base: Lines, slope: Tensor, gap: Gap | None = None) -> Lines:
+    """Lines through the origin with another lower slope; ``dataclasses.replace`` takes three times as long."""
+    return Lines((slope,), None, base.upper_slopes, base.upper_offset, None, True, gap)
 
 
 def _above_relaxed(plan: Plan, target: int) -> dict[int, Extent | None]:
