@@ -1,0 +1,96 @@
+"""Passes in parts are the whole: windows, runs of rows, runs of domains, lines that differ on few elements."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+import torch
+
+from provenn.bounds.propagate import intermediate
+from provenn.bounds.propagate.backward import backward
+from provenn.bounds.propagate.coefficients import by_place, elements_of
+from provenn.bounds.propagate.intermediate import intermediate_boxes, one_hot
+from provenn.bounds.propagate.interval import Box, interval_boxes
+from provenn.bounds.propagate.lines import relax_all
+from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
+
+from .small import MAKERS, Case, case, convolutional, residual
+
+
+def large(name: str, folder) -> Case:
+    """An image large enough for windows to be smaller."""
+    maker = {"convolutional": convolutional, "residual": residual}[name]
+    MAKERS[f"large {name}"] = lambda path: maker(path, 13)
+    try:
+        return case(f"large {name}", folder, radius=0.1)
+    finally:
+        del MAKERS[f"large {name}"]
+
+
+@pytest.mark.parametrize("name", ["convolutional", "residual"])
+@pytest.mark.parametrize("proven", [False, True])
+def test_windows_are_dense_passes(name: str, proven: bool, tmp_path) -> None:
+    """Rows of single elements that keep to their windows have the bounds of dense rows, less a like error."""
+    made = large(name, tmp_path)
+    plan = made.plan
+    magnitudes = Magnitudes(plan, interval_boxes(plan, made.inputs))
+    windowed = 0
+    for value in plan.bounded:
+        extents = plan.extents(value)
+        if value in made.inputs or extents[value] is None:
+            continue
+        windowed += any(e is not None and e.area > 1 for e in extents.values())
+        lines = relax_all(plan, value, made.boxes)
+        elements = torch.arange(0, plan.size(value), 7)
+        elements = elements[by_place(plan.shape(value), elements)]
+        error = lambda: RoundingError(plan, magnitudes) if proven else None  # noqa: E731
+        weights = torch.ones(1, elements.numel(), dtype=plan.dtype)
+        rows = elements_of(plan.shape(value), elements, weights, extents[value])
+        apart = backward(plan, value, rows, lines, made.inputs, error=error(), extents=extents)
+        dense = one_hot(plan, value, elements)[:, : elements.numel()]
+        whole = backward(plan, value, dense, lines, made.inputs, error=error())
+        assert (apart - whole).abs().max() <= 1e-10 * (1 + whole.abs().max()), value
+        if proven:
+            exact = backward(plan, value, dense, lines, made.inputs)
+            assert (apart < exact).all() and (whole < exact).all()
+    assert windowed >= 2
+
+
+def same(found: Mapping[int, Box], expected: Mapping[int, Box]) -> None:
+    assert found.keys() == expected.keys()
+    for value, ends in expected.items():
+        for one, other in zip(found[value], ends, strict=True):
+            assert (one - other).abs().max() <= 1e-10 * (1 + other.abs().max()), value
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_runs_of_domains(name: str, tmp_path, monkeypatch) -> None:
+    """Each domain gets its own boxes back. (Within a run an element is bounded in all domains or in none.)"""
+    made = case(name, tmp_path, domains=7)
+    runs = [slice(0, 3), slice(3, 6), slice(6, 7)]
+    apart = []
+    for run in runs:
+        inputs = {v: (b[0][run], b[1][run]) for v, b in made.inputs.items()}
+        apart.append(intermediate_boxes(made.plan, inputs, until=made.target))
+    monkeypatch.setattr(intermediate, "domains_at_once", lambda plan: 3)
+    together = intermediate_boxes(made.plan, made.inputs, until=made.target)
+    for run, boxes in zip(runs, apart, strict=True):
+        same({v: (b[0][run], b[1][run]) for v, b in together.items()}, boxes)
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_runs_of_rows(name: str, tmp_path, monkeypatch) -> None:
+    made = case(name, tmp_path)
+    monkeypatch.setattr(intermediate, "rows_per_chunk", lambda plan, value, domains: 2)
+    same(intermediate_boxes(made.plan, made.inputs, until=made.target), made.boxes)
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_narrow_lines(name: str, tmp_path, monkeypatch) -> None:
+    """Treating apart the elements whose lines differ, and leaving out dead ones, changes no bound."""
+    made = case(name, tmp_path)
+    for worth in (0, 1 << 40):
+        monkeypatch.setattr(intermediate, "_WORTH_NARROWING", worth)
+        monkeypatch.setattr(intermediate, "_WORTH", worth)
+        same(intermediate_boxes(made.plan, made.inputs, until=made.target), made.boxes)
