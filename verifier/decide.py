@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +12,7 @@ from torch import Tensor
 
 from provenn.bounds.graph import evaluate, read_onnx
 from provenn.bounds.graph.lattice import lattice
+from provenn.bounds.propagate.ladder import RATE, row_cost
 from provenn.errors import InputError
 from provenn.specs import ClauseBatch, read_query
 from provenn.verifier.attack import attack
@@ -22,19 +21,25 @@ from provenn.verifier.fixed import Fixed
 from provenn.verifier.options import Options
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
+from provenn.verifier.race import account, race
 from provenn.verifier.rebound import Rebound
 from provenn.verifier.replay import Replay
-from provenn.verifier.result import Result, Witness
-from provenn.verifier.root import Facts, outputs_bound, root_facts
+from provenn.verifier.result import Result
+from provenn.verifier.root import Facts, outputs_bound, root_facts, root_seconds
+from provenn.verifier.run import Run, Silent
 from provenn.verifier.search import Search
 
 CLAUSES_AT_ONCE = 4096
 # Seconds of the attack that follows the root bound, and the share of the search that later ones may take.
 FIRST_ATTACK = 0.5
 MOST_FIRST_ATTACK = 4.0
+# Seconds foretold for root bounds from which a short attack comes first, and how long that takes.
+SLOW_ROOT, EARLY_ATTACK = 8.0, 3.0
 # Shares of the time that is left which the plain and the optimised root bounds may take.
 FIRST_ROOT_SHARE = 0.6
 ROOT_SHARE = 0.4
+# The share that bounding the outputs may take after either.
+OUTPUTS_SHARE = 0.3
 ATTACK_SHARE = 0.1
 # Seconds of the first slice of a race between input and neuron splits.
 RACE_SECONDS = 2.0
@@ -44,47 +49,10 @@ SMALL_ELEMENTS, SMALL_RACE_SECONDS = 100, 0.5
 PROGRAM_ELEMENTS = 1000
 # The share of the time kept from input splits that go alone, for up to so many clauses that they leave open.
 INPUTS_ALONE, FEW_CLAUSES = 0.7, 16
-# The least time of a search in a race, as a share of the time of the one that had most.
-FAIR_SHARE = 0.2
 # Seconds of the attack from points that violate in float64 only.
 LAST_ATTACK = 3.0
 # Seconds kept back for writing the answer.
 RESERVE = 0.3
-
-
-class _Silent:
-    def __call__(self, stage: str, *, domains: int | None = None, bound: float | None = None) -> None:
-        """No progress wanted."""
-
-
-@dataclass
-class _Run:
-    """What one verification carries from stage to stage."""
-
-    problem: Problem
-    replay: Replay
-    options: Options
-    deadline: float
-    progress: Any
-    generator: torch.Generator
-    witness: Witness | None = None
-    strategy: list[str] = field(default_factory=list)
-    statistics: dict[str, Any] = field(default_factory=lambda: {"domains": 0, "rounds": 0, "clauses": 0})
-    bound: float = float("inf")
-    open: list[str] = field(default_factory=list)
-
-    def say(self, text: str) -> None:
-        if text not in self.strategy:
-            self.strategy.append(text)
-
-    def late(self) -> bool:
-        return time.monotonic() > self.deadline
-
-    def ended(self) -> str:
-        return "witness" if self.witness is not None else "timeout"
-
-    def count(self, name: str, amount: int) -> None:
-        self.statistics[name] = self.statistics.get(name, 0) + amount
 
 
 def verify(
@@ -115,7 +83,7 @@ def verify(
     query = read_query(os.fspath(property_path), node_in.size, node_out.size, element)
     problem = Problem(lattice(graph), query, device)
     generator = torch.Generator(device="cpu").manual_seed(options.seed)
-    run = _Run(problem, Replay(network_path, query), options, deadline, progress or _Silent(), generator)
+    run = Run(problem, Replay(network_path, query), options, deadline, progress or Silent(), generator)
     run.say(
         f"device {device}, {torch.get_num_threads()} threads, {query.clause_count} clauses, "
         f"{problem.free_inputs.numel()} of {node_in.size} inputs free"
@@ -141,7 +109,7 @@ def _threads(options: Options) -> None:
         torch.set_num_threads(options.threads)
 
 
-def _result(run: _Run, ended: str, seconds: float) -> Result:
+def _result(run: Run, ended: str, seconds: float) -> Result:
     run.statistics["seconds"] = round(seconds, 3)
     run.statistics["replays"] = run.replay.calls
     bound = run.bound if np.isfinite(run.bound) else None
@@ -163,7 +131,7 @@ def _result(run: _Run, ended: str, seconds: float) -> Result:
     return Result("unknown", "; ".join(run.open) or "undecided", None, bound, run.statistics, run.strategy)
 
 
-def _decide(run: _Run) -> str:
+def _decide(run: Run) -> str:
     """Go through the clauses in batches; the first witness ends it, anything open keeps it from ``refuted``."""
     ended = "refuted"
     for batch in _batches(run):
@@ -183,11 +151,11 @@ def _decide(run: _Run) -> str:
     return ended
 
 
-def _batches(run: _Run) -> Iterator[ClauseBatch]:
+def _batches(run: Run) -> Iterator[ClauseBatch]:
     return run.problem.query.batches(CLAUSES_AT_ONCE)
 
 
-def _decide_clauses(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
+def _decide_clauses(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     """Choose between splitting inputs and splitting neurons, or race them where both may do."""
     free, boxes = run.problem.free_inputs.numel(), clauses.lower.shape[0]
     if boxes > 1 and free <= run.options.input_split_limit:
@@ -203,7 +171,7 @@ def _decide_clauses(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     return ended
 
 
-def _checker(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[Tensor, Tensor], bool]:
+def _checker(run: Run, clauses: Clauses, numbers: Tensor) -> Callable[[Tensor, Tensor], bool]:
     """Judges minimisers: a forward pass finds the nearest to a violation, onnxruntime has the last word."""
 
     def check(points: Tensor, clause: Tensor) -> bool:
@@ -227,14 +195,14 @@ def _checker(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[Tensor, 
 
 
 def _attack(
-    run: _Run,
+    run: Run,
     clauses: Clauses,
     numbers: Tensor,
     seconds: float,
     starts: Tensor | None = None,
     thorough: bool = False,
 ) -> bool:
-    run.progress("attack")
+    run.tell("attack")
     begun = time.monotonic()
     with torch.enable_grad():
         run.witness = attack(
@@ -255,7 +223,7 @@ def _attack(
     return run.witness is not None
 
 
-def _interlude(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[], bool]:
+def _interlude(run: Run, clauses: Clauses, numbers: Tensor) -> Callable[[], bool]:
     """Between rounds: another attack whenever the search has run for long enough since the last."""
     begun = time.monotonic()
     spent = 0.0
@@ -274,7 +242,7 @@ def _interlude(run: _Run, clauses: Clauses, numbers: Tensor) -> Callable[[], boo
     return interlude
 
 
-def _by_inputs(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
+def _by_inputs(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     """Many boxes: bound all, attack what is left, then one search over all of it."""
     bounder = Rebound(run.problem, clauses)
     opened = _input_roots(run, bounder, clauses, numbers)
@@ -289,7 +257,7 @@ def _by_inputs(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     ended = search.run(run.deadline - INPUTS_ALONE * max(0.0, run.deadline - time.monotonic()))
     few = search.open_clauses() if ended == "timeout" and not search.stuck else left
     if ended != "timeout" or run.late() or len(few) > FEW_CLAUSES:
-        return _account(run, search, ended if ended != "timeout" else search.run(run.deadline))
+        return account(run, search, ended if ended != "timeout" else search.run(run.deadline))
     run.say(f"{len(few)} clauses open after {search.seconds:.1f} s of input splits: each by a race of all searches")
     run.count("domains", search.domains)
     ended = "refuted"
@@ -301,9 +269,9 @@ def _by_inputs(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     return ended
 
 
-def _input_roots(run: _Run, bounder: Rebound, clauses: Clauses, numbers: Tensor) -> Fields | None:
+def _input_roots(run: Run, bounder: Rebound, clauses: Clauses, numbers: Tensor) -> Fields | None:
     """Bound every clause's box: the open domains, or None where a witness was found or time ran out."""
-    run.progress("root bounds")
+    run.tell("root bounds")
     check = _checker(run, clauses, numbers)
     parts = []
     roots = bounder.roots()
@@ -321,12 +289,13 @@ def _input_roots(run: _Run, bounder: Rebound, clauses: Clauses, numbers: Tensor)
 
 
 def _search(
-    run: _Run,
+    run: Run,
     bounder: Fixed | Rebound,
     clauses: Clauses,
     numbers: Tensor,
     start: Fields | None,
     batch: int = 0,
+    rate: float = 1e-3,
 ) -> Search:
     leaves = neuron_leaves(bounder) if isinstance(bounder, Fixed) else input_leaves(bounder)
     return Search(
@@ -337,11 +306,14 @@ def _search(
         interlude=_interlude(run, clauses, numbers),
         progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
         start=start,
+        rate=rate,
     )
 
 
-def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
+def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     """One box: cheap root bounds, attack, strong root bounds, then the search (or searches) that fit."""
+    if _slow_root(run, clauses) and _attack(run, clauses, numbers, EARLY_ATTACK):
+        return "witness"
     begun = time.monotonic()
     left = _root(run, clauses, numbers, steps=0)
     if left is None:
@@ -357,16 +329,16 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     small = facts.unstable_rows <= SMALL_ELEMENTS
     slices = SMALL_RACE_SECONDS if small else RACE_SECONDS
     inputs = None
-    if run.problem.free_inputs.numel() <= run.options.input_split_limit:
+    if run.problem.free_inputs.numel() <= run.options.input_split_limit and _worth_splitting(run, clauses, facts):
         bounder = Rebound(run.problem, clauses)
         opened = _input_roots(run, bounder, clauses, numbers)
         if opened is None:
             return run.ended()
-        inputs = _search(run, bounder, clauses, numbers, opened)
+        inputs = _search(run, bounder, clauses, numbers, opened, rate=facts.seconds)
         ended = inputs.run(min(run.deadline, time.monotonic() + slices))
         if ended not in ("timeout", "stuck") or run.late():
             run.say("input splits")
-            return _account(run, inputs, ended)
+            return account(run, inputs, ended)
         inputs = inputs if ended == "timeout" else None
     left = _root(run, clauses, numbers, steps=run.options.root_steps, known=facts)
     if left is None:
@@ -374,10 +346,13 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
     clauses, numbers, starts, facts = left
     if len(clauses) == 0:
         return "refuted"
-    tree = Fixed(run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates)
+    tree = Fixed(
+        run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates,
+        deadline=run.deadline,
+    )  # fmt: skip
     run.say(f"neuron splits over {tree.columns.total} unstable elements")
     searches: list[Search | Programs] = [
-        _search(run, tree, clauses, numbers, None, max(8, run.options.batch // 8))
+        _search(run, tree, clauses, numbers, None, max(8, run.options.batch // 8), rate=_tree_rate(run))
     ]
     if inputs is not None:
         searches.insert(0, inputs)
@@ -392,70 +367,45 @@ def _by_race(run: _Run, clauses: Clauses, numbers: Tensor) -> str:
         index, points = programs.violated()
         return _attack(run, clauses.select(index), numbers[index], LAST_ATTACK, points, thorough=True)
 
-    return _race(run, searches, slices, last_attack)
+    return race(run, searches, slices, last_attack)
 
 
-def _race(
-    run: _Run, searches: list[Search | Programs], slices: float, last_attack: Callable[[Programs], bool]
-) -> str:
-    """Give each slice to the search that is expected to end first, judged by what it did in its last one."""
-    running = list(searches)
-    left = {id(s): _seconds_left(1.0, s.remaining(), s.seconds) for s in searches if s.seconds}
-    while True:
-        fresh = [s for s in running if not s.seconds]
-        # What a slice took away foretells little: nobody is left behind for good.
-        behind = [s for s in running if s.seconds < FAIR_SHARE * max(other.seconds for other in running)]
-        first = min(behind, key=lambda s: s.seconds) if behind else min(running, key=lambda s: left.get(id(s), 0.0))
-        chosen = fresh[0] if fresh else first
-        if not fresh and len(running) > 1:
-            slices = min(1.5 * slices, 10.0)
-            run.say(
-                f"{chosen.bounder.name} lead; left: "
-                + ", ".join(
-                    f"{100 * s.remaining():.3g} % of the tree of {s.bounder.name} after {s.seconds:.1f} s"
-                    for s in running
-                )
-            )
-        until = run.deadline if len(running) == 1 else min(run.deadline, time.monotonic() + slices)
-        before, begun = (chosen.remaining(), chosen.seconds) if chosen.seconds else (1.0, 0.0)
-        ended = chosen.run(until)
-        left[id(chosen)] = _seconds_left(before, chosen.remaining(), chosen.seconds - begun)
-        if (
-            ended == "stuck" and len(running) > 1
-        ):  # a leaf that one search cannot settle may still yield to another
-            running.remove(chosen)
-            if isinstance(chosen, Programs):
-                if chosen.violated()[0].numel():
-                    ended = "witness" if last_attack(chosen) else "stuck"
-                    break
-                run.open.append(chosen.why())
-            continue
-        if ended != "timeout" or run.late():
-            break
-    last = chosen if ended != "timeout" else min(running, key=lambda s: s.remaining())
-    for other in searches:
-        if other is not last:
-            run.count("domains", other.domains)
-        if isinstance(other, Programs):
-            run.count("programs", other.domains)
-    return _account(run, last, ended)
+def _worth_splitting(run: Run, clauses: Clauses, facts: Facts) -> bool:
+    """Whether time allows a split of every clause's input box, given what bounding the whole box took."""
+    left = run.deadline - time.monotonic()
+    if 2 * len(clauses) * facts.seconds <= left:
+        return True
+    run.say(f"no input splits: a box takes {facts.seconds:.1f} s, {len(clauses)} clauses, {left:.1f} s left")
+    return False
 
 
-def _seconds_left(before: float, after: float, seconds: float) -> float:
-    """Extrapolated linearly from the share of a tree that a slice took away: first shares go fast, deep ones
-    slowly."""
-    return seconds * after / max(1e-12, before - after)
+def _slow_root(run: Run, clauses: Clauses) -> bool:
+    """Whether root bounds will take so long that a short attack comes first."""
+    seconds = root_seconds(run.problem, clauses.lower, clauses.upper)
+    if seconds < SLOW_ROOT:
+        return False
+    run.say(f"attack first: root bounds would take some {seconds:.0f} s")
+    return True
+
+
+def _tree_rate(run: Run) -> float:
+    """Seconds that a domain of neuron splits will take, roughly: a pass each way in every step."""
+    plan = run.problem.plan(torch.float32)
+    return max(1e-3, 4 * run.options.tree_steps * row_cost(plan, run.problem.output) / RATE)
 
 
 def _root(
-    run: _Run, clauses: Clauses, numbers: Tensor, steps: int, known: Facts | None = None
+    run: Run, clauses: Clauses, numbers: Tensor, steps: int, known: Facts | None = None
 ) -> tuple[Clauses, Tensor, Tensor, Facts] | None:
     """Root facts and the clauses they leave open, with minimisers; None where a witness was found or time ran out."""
-    run.progress("root bounds")
+    run.tell("root bounds")
     begun = time.monotonic()
     until = begun + (ROOT_SHARE if known else FIRST_ROOT_SHARE) * max(0.0, run.deadline - begun)
     facts = root_facts(run.problem, clauses.lower, clauses.upper, steps=steps, deadline=until, known=known)
-    refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=steps or 10)
+    for note in facts.notes:
+        run.say(note)
+    until = time.monotonic() + OUTPUTS_SHARE * max(0.0, run.deadline - time.monotonic())
+    refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=steps or 10, deadline=until)
     run.say(
         f"root with {steps} steps: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
         f"refuted, lowest {float(best.min()):.4g}, {time.monotonic() - begun:.2f} s"
@@ -471,15 +421,3 @@ def _root(
         run.open.append(f"{len(clauses)} clauses, lowest root bound {float(best.min()):.4g}")
         return None
     return clauses, numbers, starts, facts
-
-
-def _account(run: _Run, search: Search | Programs, ended: str) -> str:
-    run.count("domains", search.domains)
-    run.count("rounds", search.rounds)
-    run.bound = search.bound()
-    if ended == "timeout":
-        run.open.append(f"{search.open()} domains open, lowest bound {search.bound():.4g}")
-    if ended == "stuck":
-        leaves = f"{search.stuck} leaves could not be decided, lowest bound {search.lowest_stuck:.4g}"
-        run.open.append(search.why() if isinstance(search, Programs) else leaves)
-    return ended

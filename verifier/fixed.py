@@ -7,6 +7,7 @@ positive.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -65,10 +66,19 @@ class Fixed:
 
     name = "neuron splits"
 
-    def __init__(self, problem: Problem, clauses: Clauses, facts: Facts, *, steps: int, candidates: int):
+    def __init__(
+        self,
+        problem: Problem,
+        clauses: Clauses,
+        facts: Facts,
+        *,
+        steps: int,
+        candidates: int,
+        deadline: float = math.inf,
+    ):
         self.problem, self.clauses, self.facts = problem, clauses, facts
         self.exact, self.search = problem.plan(torch.float64), problem.plan(torch.float32)
-        self.steps, self.candidates = steps, candidates
+        self.steps, self.candidates, self.deadline = steps, candidates, deadline
         self.columns = columns_of(self.search, facts, problem.output)
         self.boxes = {torch.float32: facts.cast(torch.float32), torch.float64: facts.boxes}
         self.inputs = {
@@ -160,8 +170,9 @@ class Fixed:
         threshold = self.clauses.threshold[fields["clause"]]
         start = self._start(objective, fields)
         found = optimise(
-            objective, Schedule(steps=self.steps), start=start, threshold=threshold.float(), any_row=True
-        )
+            objective, Schedule(steps=self.steps), start=start, threshold=threshold.float(), any_row=True,
+            deadline=self.deadline,
+        )  # fmt: skip
         margin = (found.bound.double() - threshold).amax(1)
         refuted = margin > 0
         if refuted.any():

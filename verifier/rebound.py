@@ -13,6 +13,7 @@ from torch import Tensor
 
 from provenn.bounds.propagate.backward import Trace, backward
 from provenn.bounds.propagate.intermediate import CACHE_ELEMENTS, intermediate_boxes
+from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines, relax_all
 from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.clip import clip_box
@@ -31,6 +32,7 @@ class Rebound:
         self.plan = problem.plan(torch.float64)
         self.free = problem.free_inputs
         self.sensitivity = Sensitivity(self.plan, problem.input, problem.output)
+        self._shared: tuple[Tensor, dict[int, Box]] | None = None
 
     def roots(self) -> Fields:
         """One domain per clause."""
@@ -71,9 +73,11 @@ class Rebound:
 
     def _bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]:
         lower, upper = self.whole(fields)
-        inputs = self.problem.input_boxes(lower, upper)
+        alike = lower.shape[0] > 1 and bool((lower == lower[:1]).all() and (upper == upper[:1]).all())
+        count = 1 if alike else lower.shape[0]  # clauses of one box share its boxes and lines
+        inputs = self.problem.input_boxes(lower[:count], upper[:count])
         magnitudes = self.problem.magnitudes
-        boxes = intermediate_boxes(self.plan, inputs, magnitudes=magnitudes, until=self.problem.output)
+        boxes = self._boxes(inputs, alike)
         rows, threshold = self.clauses.rows[fields["clause"]], self.clauses.threshold[fields["clause"]]
         shaped = rows.view(*rows.shape[:2], *self.problem.output_shape)
         trace = Trace()
@@ -102,6 +106,17 @@ class Rebound:
             kept["axis"] = fields["axis"][left]
         kept["bound"] = torch.nan_to_num(best, nan=-torch.inf)
         return kept, minimiser, refuted.sum()
+
+    def _boxes(self, inputs: dict[int, Box], alike: bool) -> dict[int, Box]:
+        """Boxes of all values; those of a box that several clauses share are kept for the next of them."""
+        if alike and self._shared is not None and torch.equal(self._shared[0], torch.cat(inputs[self.problem.input])):
+            return self._shared[1]
+        boxes = intermediate_boxes(
+            self.plan, inputs, magnitudes=self.problem.magnitudes, until=self.problem.output
+        )
+        if alike:
+            self._shared = torch.cat(inputs[self.problem.input]), boxes
+        return boxes
 
     def _clip(
         self, lower: Tensor, upper: Tensor, trace: Trace, value: Tensor, threshold: Tensor

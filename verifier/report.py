@@ -140,7 +140,7 @@ def conclude(
         "network": network,
         "property": property_path,
         "seconds": round(seconds, 3),
-        "bound": message.get("bound"),
+        "bound": message.get("bound", outcome.progress.get("bound")),
         "statistics": message.get("statistics", {}),
         "strategy": message.get("strategy", []),
         "options": options.as_dict(),

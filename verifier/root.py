@@ -6,20 +6,28 @@ and an error term, and rounded outward to numbers that float32 can hold, so that
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate.backward import backward
 from provenn.bounds.propagate.coefficients import by_place, elements_of
 from provenn.bounds.propagate.intermediate import Batch, Boxes, interval_suffices, merge, unstable
 from provenn.bounds.propagate.interval import Box, interval_boxes
+from provenn.bounds.propagate.ladder import Ladder
 from provenn.bounds.propagate.objective import Objective
 from provenn.bounds.propagate.optimise import few_steps, optimise
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
 from provenn.verifier.problem import Clauses, Problem
+
+# Multiplications of the rows that are optimised together, on one way: a second or so.
+STEP = 2e9
+# Rows up to which all are optimised at once; of more, first those are dropped that need no optimisation.
+FEW_ROWS = 32
 
 
 def outward32(box: Box) -> Box:
@@ -33,12 +41,18 @@ def outward32(box: Box) -> Box:
 
 @dataclass
 class Facts:
-    """Sound boxes ``[1, *shape]`` (float64 values that float32 holds) of every value relaxations read."""
+    """Sound boxes ``[1, *shape]`` (float64 values that float32 holds) of every value relaxations read.
+
+    ``output`` is a box of the output, from the boxes of its operands; ``seconds`` is what all of them took, without
+    optimised slopes; ``notes`` say where time was short.
+    """
 
     inputs: dict[int, Box]
     boxes: dict[int, Box]
     magnitudes: Magnitudes
+    output: Box | None = None
     unstable_rows: int = 0
+    seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
 
     def cast(self, dtype: torch.dtype) -> dict[int, Box]:
@@ -57,15 +71,18 @@ def root_facts(
     """
     exact = problem.plan(torch.float64)
     inputs = problem.input_boxes(lower, upper)
-    magnitudes = known.magnitudes if known else Magnitudes(exact, interval_boxes(exact, inputs, until=problem.output))
+    begun = time.monotonic()
+    intervals = known.boxes if known else interval_boxes(exact, inputs, until=problem.output)
+    magnitudes = known.magnitudes if known else Magnitudes(exact, intervals)
     facts = Facts(inputs, {}, magnitudes)
+    ladder = Ladder(exact, intervals, deadline)
     batch = Batch(exact, inputs, magnitudes, Boxes(), {}, 1, deadline=deadline)
     search = _Search(problem, facts, steps, deadline)
 
     def tighten(value: int, box: Box, boxes: dict[int, Box]) -> Box:
         if known is None:
             facts.unstable_rows += int(unstable(exact, value, box).sum())
-            box = batch.tighten(value, box)
+            box = ladder.tighten(batch, value, box)
         if steps and not interval_suffices(exact, value) and time.monotonic() < deadline:
             box = search.tighten(value, box)
         box = outward32(box)
@@ -78,7 +95,17 @@ def root_facts(
     )
     if known is not None:
         facts.unstable_rows = known.unstable_rows
+    facts.seconds = known.seconds if known is not None else time.monotonic() - begun
+    facts.output = batch.boxes[problem.output]
+    facts.notes += ladder.notes
     return facts
+
+
+def root_seconds(problem: Problem, lower: Tensor, upper: Tensor) -> float:
+    """What plain root bounds would take without a deadline, foretold from intervals and operation counts."""
+    exact = problem.plan(torch.float64)
+    intervals = interval_boxes(exact, problem.input_boxes(lower, upper), until=problem.output)
+    return Ladder(exact, intervals, math.inf).seconds
 
 
 class _Search:
@@ -94,7 +121,7 @@ class _Search:
         elements = unstable(self.exact, value, box).flatten().nonzero().squeeze(1)
         if elements.numel() == 0:
             return box
-        size = max(1, self.exact.rows_at_once(value, 1, traced=True) // 2)
+        size = max(1, _rows_together(self.exact, value) // 2)
         for part in elements.split(size):
             if time.monotonic() > self.deadline:
                 break
@@ -114,7 +141,7 @@ class _Search:
             return Objective(plan, value, rows, boxes, inputs, narrow=True)
 
         coarse = objective(self.plan, self.boxes, self.inputs)
-        found = optimise(coarse, few_steps(self.steps), points=False).parameters
+        found = optimise(coarse, few_steps(self.steps), points=False, deadline=self.deadline).parameters
         bound = proven_bound(objective(self.exact, self.facts.boxes, self.facts.inputs), found, self.facts.magnitudes)
         return bound if order is None else torch.empty_like(bound).index_copy_(1, order, bound)
 
@@ -132,31 +159,79 @@ def proven_bound(objective: Objective, parameters: Tensor, magnitudes: Magnitude
     return bound.expand(objective.domains, -1)
 
 
+def _rows_together(plan: Plan, value: int) -> int:
+    """Rows to optimise together: what fits into memory, and few enough that a step ends within a second or two."""
+    return max(1, min(plan.rows_at_once(value, 1, traced=True), int(STEP / max(1, plan.cost(value)))))
+
+
 def outputs_bound(
-    problem: Problem, facts: Facts, clauses: Clauses, *, steps: int
+    problem: Problem, facts: Facts, clauses: Clauses, *, steps: int, deadline: float = math.inf
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Which clauses the root refutes: (refuted [clauses], best margin [clauses], minimisers [clauses, inputs])."""
-    exact = problem.plan(torch.float64)
+    """Which clauses the root refutes: (refuted [clauses], best margin [clauses], minimisers [clauses, inputs]).
+
+    No step of optimisation begins after ``deadline``; what no pass has reached by then is bounded by the output's box.
+    """
     per = clauses.rows.shape[1]
-    size = max(1, exact.rows_at_once(problem.output, 1, traced=True) // per)
+    many = steps > 0 and len(clauses) * per > FEW_ROWS
+    found = _by_parts(problem, facts, clauses, 0 if many else steps, deadline)
+    if not many:
+        return found
+    left = (~found[0]).nonzero().squeeze(1)
+    if left.numel() and time.monotonic() < deadline:
+        better = _by_parts(problem, facts, clauses.select(left), steps, deadline)
+        gained = better[1] > found[1][left]
+        for whole, part in zip(found, better, strict=True):
+            whole[left[gained]] = part[gained]
+    return found
+
+
+def _by_parts(
+    problem: Problem, facts: Facts, clauses: Clauses, steps: int, deadline: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    size = max(1, _rows_together(problem.plan(torch.float64), problem.output) // clauses.rows.shape[1])
     boxes = facts.cast(torch.float32)
-    parts = [
-        _outputs_bound(problem, facts, boxes, clauses.rows[i : i + size], clauses.threshold[i : i + size], steps)
-        for i in range(0, len(clauses), size)
-    ]
+    parts = []
+    for i in range(0, len(clauses), size):
+        rows, threshold = clauses.rows[i : i + size], clauses.threshold[i : i + size]
+        if i and time.monotonic() > deadline:
+            parts.append(_by_box(problem, facts, rows, threshold))
+        else:
+            parts.append(_outputs_bound(problem, facts, boxes, rows, threshold, steps, deadline))
     refuted, best, points = (torch.cat(part) for part in zip(*parts, strict=True))
     return refuted, best, points
 
 
+def _by_box(problem: Problem, facts: Facts, rows: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The bounds of rows that the output's box gives, with the middle of the input box for a minimiser."""
+    exact = problem.plan(torch.float64)
+    count, per = rows.shape[:2]
+    shaped = rows.reshape(1, count * per, *problem.output_shape)
+    assert facts.output is not None
+    error = RoundingError(exact, facts.magnitudes)
+    stop = {problem.output: facts.output}
+    bound = backward(exact, problem.output, shaped, {}, facts.inputs, error=error, stop=stop)
+    margin = (bound - threshold.reshape(1, -1)).view(count, per)
+    lower, upper = facts.inputs[problem.input]
+    middle = (0.5 * lower + 0.5 * upper).reshape(1, -1).expand(count, -1)
+    return (bound > threshold.reshape(1, -1)).view(count, per).any(1), margin.amax(1), middle
+
+
 def _outputs_bound(
-    problem: Problem, facts: Facts, boxes: dict[int, Box], rows: Tensor, threshold: Tensor, steps: int
+    problem: Problem,
+    facts: Facts,
+    boxes: dict[int, Box],
+    rows: Tensor,
+    threshold: Tensor,
+    steps: int,
+    deadline: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     exact, search = problem.plan(torch.float64), problem.plan(torch.float32)
     count, per = rows.shape[:2]
     rows, threshold = rows.reshape(1, count * per, *problem.output_shape), threshold.reshape(1, -1)
     coarse = {i: (b[0].float(), b[1].float()) for i, b in facts.inputs.items()}
     objective = Objective(search, problem.output, rows.float(), boxes, coarse, narrow=True)
-    found = optimise(objective, few_steps(steps, settled=0.005), threshold=threshold.float())
+    schedule = few_steps(steps, settled=0.005)
+    found = optimise(objective, schedule, threshold=threshold.float(), deadline=deadline)
     proof = Objective(exact, problem.output, rows, facts.boxes, facts.inputs, narrow=True)
     bound = proven_bound(proof, found.parameters, facts.magnitudes)
     margin = (bound - threshold).view(count, per)

@@ -44,7 +44,7 @@ class Search:
     cannot be
     split: (refuted ``[n]``, candidates ``[k, inputs]``, the domain of each); ``interlude()`` runs between rounds and
     may find a witness. ``start`` are domains that are bounded already; without it the search begins at the bounder's
-    roots.
+    roots. ``rate`` foretells the seconds that bounding a domain takes.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Search:
         interlude: Callable[[], bool] | None = None,
         leaf: Leaf | None = None,
         start: Fields | None = None,
+        rate: float = 1e-3,
     ):
         self.bounder, self.batch, self.check, self.progress = bounder, batch, check, progress
         self.interlude, self.leaf = interlude, leaf
@@ -68,7 +69,7 @@ class Search:
         self.domains = self.rounds = self.stuck = 0
         self.lowest_stuck = float("inf")
         self.seconds = 0.0
-        self._rate = 1e-3  # seconds per domain, smoothed
+        self._rate = rate  # seconds per domain, smoothed
 
     def run(self, until: float) -> str:
         """Search until ``until`` (time.monotonic()): ``refuted``, ``witness``, ``stuck`` (open leaves) or

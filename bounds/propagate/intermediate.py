@@ -73,8 +73,11 @@ def one_hot(plan: Plan, value: int, elements: Tensor) -> Tensor:
 
 @dataclass
 class Batch:
-    """What the backward passes of one batch of domains share. After ``deadline`` (time.monotonic()) rows stay
-    unbounded."""
+    """What the backward passes of one batch of domains share.
+
+    After ``deadline`` (time.monotonic()) rows stay unbounded. Passes end at the boxes of ``stop`` where there are any,
+    and ``most`` limits the elements of a value to the widest (see ladder.py).
+    """
 
     plan: Plan
     inputs: Mapping[int, Box]
@@ -86,6 +89,8 @@ class Batch:
     cuts: dict[int, Box] = field(default_factory=dict)
     reduction: Reduction | None = None
     deadline: float = math.inf
+    stop: Mapping[int, Box] | None = None
+    most: int | None = None
     forward: Forward = field(init=False)
 
     def __post_init__(self) -> None:
@@ -140,23 +145,31 @@ class Batch:
             sieve = Sieve(self.cuts, self.domains, part.numel(), weights) if sift and self.cuts else None
             bound = backward(
                 plan, value, rows, self.lines, self.inputs,
-                error=error, extents=extents, reduction=self.reduction, sieve=sieve,
+                error=error, stop=self.stop, extents=extents, reduction=self.reduction, sieve=sieve,
             )  # fmt: skip
             results.append(bound.expand(self.domains, -1))
         result = results[0] if len(results) == 1 else torch.cat(results, 1)
         return result if extents[value] is None else torch.empty_like(result).index_copy_(1, order, result)
 
     def tighten(self, value: int, box: Box) -> Box:
+        """The box of a value with forward and backward bounds of its unstable elements."""
+        return self.passes(value, self.forwarded(value, box))
+
+    def forwarded(self, value: int, box: Box) -> Box:
+        """The box met with what forward propagation finds, where that is worth its time."""
+        count = int(flattened(unstable(self.plan, value, box), 1).any(0).sum())
+        if count == 0 or interval_suffices(self.plan, value) or not self.forward.pays(value, count):
+            return box
+        return met(box, self.forward.box(value, self.boxes))
+
+    def passes(self, value: int, box: Box) -> Box:
         """The box of a value with backward bounds of its unstable elements."""
         plan = self.plan
         elements = flattened(unstable(plan, value, box), 1).any(0).nonzero().squeeze(1)
         if elements.numel() == 0 or interval_suffices(plan, value) or time.monotonic() > self.deadline:
             return box
-        if self.forward.pays(value, elements.numel()):
-            box = met(box, self.forward.box(value, self.boxes))
-            elements = flattened(unstable(plan, value, box), 1).any(0).nonzero().squeeze(1)
-            if elements.numel() == 0:
-                return box
+        if self.most is not None and self.most < elements.numel():
+            elements = _widest(box, elements, self.most)
         self.prepare(value)
         if _by_sign(plan, value) and plan.cost(value) > _COSTLY and elements.numel() * self.domains > ROWS:
             return self._by_sign(value, elements, box)
@@ -175,6 +188,12 @@ class Batch:
             elements, signs = elements[rest], -signs[rest]
             _tighten(low, high, elements, self.bounds(value, elements, signs), signs)
         return low.view(box[0].shape), high.view(box[1].shape)
+
+
+def _widest(box: Box, elements: Tensor, most: int) -> Tensor:
+    """Of flat elements the ``most`` widest in any domain, in order."""
+    width = flattened(box[1] - box[0], 1).amax(0)[elements]
+    return elements[width.topk(most).indices.sort().values]
 
 
 def _tighten(low: Tensor, high: Tensor, elements: Tensor, bound: Tensor, signs: Tensor) -> None:

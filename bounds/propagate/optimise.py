@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -75,15 +77,14 @@ def optimise(
     threshold: Tensor | float = torch.inf,
     any_row: bool = False,
     points: bool = True,
+    deadline: float = math.inf,
 ) -> Optimised:
     """Improve the lower bounds of an objective by projected Adam steps on its flat parameters.
 
     Stops early once every bound exceeds its ``threshold`` ([domains, rows] or a number); with ``any_row`` once one
     row
-    of every domain does. The bound returned for a
-    row is the best one seen, the parameters are those that gave it. Without ``points`` neither minimisers nor values
-    are
-    kept.
+    of every domain does. No step begins after ``deadline`` (time.monotonic()). The bound returned for a row is the
+    best one seen, the parameters are those that gave it. Without ``points`` neither minimisers nor values are kept.
     """
     flat = objective.start() if start is None else start.clone()
     gradient, adam = torch.zeros_like(flat), _Adam.of(flat, schedule)
@@ -107,7 +108,7 @@ def optimise(
                 before, last = last, float(best.mean())
                 if step > SETTLES_AFTER and last - before <= schedule.settled * (last - origin):
                     break
-        if step == schedule.steps or flat.shape[-1] == 0:
+        if step == schedule.steps or flat.shape[-1] == 0 or time.monotonic() > deadline:
             break
         decided = best > threshold
         if bool((decided.any(1) if any_row else decided).all()):

@@ -1,0 +1,54 @@
+"""What one verification carries from stage to stage."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from provenn.verifier.options import Options
+from provenn.verifier.problem import Problem
+from provenn.verifier.replay import Replay
+from provenn.verifier.result import Witness
+
+
+class Silent:
+    def __call__(self, stage: str, *, domains: int | None = None, bound: float | None = None) -> None:
+        """No progress wanted."""
+
+
+@dataclass
+class Run:
+    """What one verification carries from stage to stage."""
+
+    problem: Problem
+    replay: Replay
+    options: Options
+    deadline: float
+    progress: Any
+    generator: torch.Generator
+    witness: Witness | None = None
+    strategy: list[str] = field(default_factory=list)
+    statistics: dict[str, Any] = field(default_factory=lambda: {"domains": 0, "rounds": 0, "clauses": 0})
+    bound: float = float("inf")
+    open: list[str] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        if text not in self.strategy:
+            self.strategy.append(text)
+
+    def tell(self, stage: str) -> None:
+        """Report a stage with the lowest bound so far."""
+        self.progress(stage, bound=self.bound if np.isfinite(self.bound) else None)
+
+    def late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def ended(self) -> str:
+        return "witness" if self.witness is not None else "timeout"
+
+    def count(self, name: str, amount: int) -> None:
+        self.statistics[name] = self.statistics.get(name, 0) + amount
