@@ -207,6 +207,13 @@ MUTATIONS = (
         LEAF,
     ),
     Mutation(
+        "best instead of worst leaf of a refinement",
+        "verifier/refine.py",
+        'torch.nan_to_num(bound, nan=-torch.inf), "amin")',
+        'torch.nan_to_num(bound, nan=-torch.inf), "amax", include_self=False)',
+        BOUNDS,
+    ),
+    Mutation(
         "threshold not above the decimal literal",
         "specs/_literals.py",
         "above = np.where(exact, nearest, np.nextafter(nearest, np.inf))",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
 from provenn.verifier.race import account, race
 from provenn.verifier.rebound import Rebound
+from provenn.verifier.refine import refined_facts
 from provenn.verifier.replay import Replay
 from provenn.verifier.result import Result
 from provenn.verifier.root import Facts, outputs_bound, root_facts, root_seconds
@@ -41,6 +43,10 @@ ROOT_SHARE = 0.4
 # The share that bounding the outputs may take after either.
 OUTPUTS_SHARE = 0.3
 ATTACK_SHARE = 0.1
+# Leaves of each element's tree in the passes that refine root boxes, and the share of the time left for one pass.
+REFINEMENTS, REFINEMENT_STEPS, REFINEMENT_SHARE = (4, 16, 64), 3, 0.35
+# What a pass must gain, as a share of what the outputs lack, for a next one to follow.
+REFINEMENT_GAIN = 0.2
 # Seconds of the first slice of a race between input and neuron splits.
 RACE_SECONDS = 2.0
 # Unstable elements up to which linear programs come first, after short slices.
@@ -53,6 +59,16 @@ INPUTS_ALONE, FEW_CLAUSES = 0.7, 16
 LAST_ATTACK = 3.0
 # Seconds kept back for writing the answer.
 RESERVE = 0.3
+
+
+class _Left(NamedTuple):
+    """What a root leaves open: clauses, their numbers, minimisers, the facts, and the sum of the bounds' lack."""
+
+    clauses: Clauses
+    numbers: Tensor
+    starts: Tensor
+    facts: Facts
+    lacking: float
 
 
 def verify(
@@ -315,10 +331,10 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     if _slow_root(run, clauses) and _attack(run, clauses, numbers, EARLY_ATTACK):
         return "witness"
     begun = time.monotonic()
-    left = _root(run, clauses, numbers, steps=0)
+    left = _root(run, clauses, numbers)
     if left is None:
         return run.ended()
-    clauses, numbers, starts, facts = left
+    clauses, numbers, starts, facts, _ = left
     if len(clauses) == 0:
         return "refuted"
     # A network that is slow to bound is slow to attack, too.
@@ -330,11 +346,11 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     slices = SMALL_RACE_SECONDS if small else RACE_SECONDS
     inputs = None
     if run.problem.free_inputs.numel() <= run.options.input_split_limit and _worth_splitting(run, clauses, facts):
-        bounder = Rebound(run.problem, clauses)
-        opened = _input_roots(run, bounder, clauses, numbers)
+        boxes = Rebound(run.problem, clauses)
+        opened = _input_roots(run, boxes, clauses, numbers)
         if opened is None:
             return run.ended()
-        inputs = _search(run, bounder, clauses, numbers, opened, rate=facts.seconds)
+        inputs = _search(run, boxes, clauses, numbers, opened, rate=facts.seconds)
         ended = inputs.run(min(run.deadline, time.monotonic() + slices))
         if ended not in ("timeout", "stuck") or run.late():
             run.say("input splits")
@@ -343,20 +359,25 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     left = _root(run, clauses, numbers, steps=run.options.root_steps, known=facts)
     if left is None:
         return run.ended()
-    clauses, numbers, starts, facts = left
-    if len(clauses) == 0:
+    if len(left.clauses) == 0:
         return "refuted"
-    tree = Fixed(
-        run.problem, clauses, facts, steps=run.options.tree_steps, candidates=run.options.candidates,
-        deadline=run.deadline,
-    )  # fmt: skip
-    run.say(f"neuron splits over {tree.columns.total} unstable elements")
-    searches: list[Search | Programs] = [
-        _search(run, tree, clauses, numbers, None, max(8, run.options.batch // 8), rate=_tree_rate(run))
-    ]
+    tree, bounder = _neuron_splits(run, left)
+    if not small:
+        ended = tree.run(min(run.deadline, time.monotonic() + slices))
+        if ended not in ("timeout", "stuck") or run.late():
+            return account(run, tree, ended)
+        run.count("domains", tree.domains)
+        left = _refined(run, left)
+        if left is None:
+            return run.ended()
+        if len(left.clauses) == 0:
+            return "refuted"
+        tree, bounder = _neuron_splits(run, left)
+    clauses, numbers, _, facts, _ = left
+    searches: list[Search | Programs] = [tree]
     if inputs is not None:
         searches.insert(0, inputs)
-    if run.options.exact_leaves and tree.columns.total <= PROGRAM_ELEMENTS:
+    if run.options.exact_leaves and bounder.columns.total <= PROGRAM_ELEMENTS:
         searches.insert(0 if small else len(searches), Programs(
             run.problem, clauses, facts, check=_checker(run, clauses, numbers),
             progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
@@ -368,6 +389,18 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
         return _attack(run, clauses.select(index), numbers[index], LAST_ATTACK, points, thorough=True)
 
     return race(run, searches, slices, last_attack)
+
+
+def _neuron_splits(run: Run, left: _Left) -> tuple[Search, Fixed]:
+    """A search by neuron splits over what the root leaves open, and its bounder."""
+    options = run.options
+    bounder = Fixed(
+        run.problem, left.clauses, left.facts, steps=options.tree_steps, candidates=options.candidates,
+        deadline=run.deadline,
+    )  # fmt: skip
+    run.say(f"neuron splits over {bounder.columns.total} unstable elements")
+    batch = max(8, options.batch // 8)
+    return _search(run, bounder, left.clauses, left.numbers, None, batch, rate=_tree_rate(run)), bounder
 
 
 def _worth_splitting(run: Run, clauses: Clauses, facts: Facts) -> bool:
@@ -395,29 +428,50 @@ def _tree_rate(run: Run) -> float:
 
 
 def _root(
-    run: Run, clauses: Clauses, numbers: Tensor, steps: int, known: Facts | None = None
-) -> tuple[Clauses, Tensor, Tensor, Facts] | None:
-    """Root facts and the clauses they leave open, with minimisers; None where a witness was found or time ran out."""
+    run: Run, clauses: Clauses, numbers: Tensor, *, steps: int = 0, leaves: int = 0, known: Facts | None = None
+) -> _Left | None:
+    """Root facts, refined by trees of ``leaves``, and what they leave; None where a witness was found or time ran
+    out."""
     run.tell("root bounds")
     begun = time.monotonic()
-    until = begun + (ROOT_SHARE if known else FIRST_ROOT_SHARE) * max(0.0, run.deadline - begun)
-    facts = root_facts(run.problem, clauses.lower, clauses.upper, steps=steps, deadline=until, known=known)
+    share = FIRST_ROOT_SHARE if known is None else REFINEMENT_SHARE if leaves else ROOT_SHARE
+    until = begun + share * max(0.0, run.deadline - begun)
+    if known is not None and leaves:
+        facts = refined_facts(run.problem, known, leaves=leaves, steps=REFINEMENT_STEPS, deadline=until)
+        how, steps = f"root refined by trees of {leaves} leaves", run.options.root_steps
+    else:
+        facts = root_facts(run.problem, clauses.lower, clauses.upper, steps=steps, deadline=until, known=known)
+        how, steps = f"root with {steps} steps", steps or 10
     for note in facts.notes:
         run.say(note)
     until = time.monotonic() + OUTPUTS_SHARE * max(0.0, run.deadline - time.monotonic())
-    refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=steps or 10, deadline=until)
+    refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=steps, deadline=until)
     run.say(
-        f"root with {steps} steps: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
+        f"{how}: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
         f"refuted, lowest {float(best.min()):.4g}, {time.monotonic() - begun:.2f} s"
     )
     run.count("domains", len(clauses))
     left = (~refuted).nonzero().squeeze(1)
-    if left.numel() and run.bound > float(best.min()):
+    if left.numel():
         run.bound = float(best.min())
+    lacking = float(-best[left].clamp(max=0).sum())
     clauses, numbers, starts = clauses.select(left), numbers[left], starts[left]
     if left.numel() and _checker(run, clauses, numbers)(starts, torch.arange(len(clauses))):
         return None
     if left.numel() and run.late():
         run.open.append(f"{len(clauses)} clauses, lowest root bound {float(best.min()):.4g}")
         return None
-    return clauses, numbers, starts, facts
+    return _Left(clauses, numbers, starts, facts, lacking)
+
+
+def _refined(run: Run, left: _Left) -> _Left | None:
+    """Root boxes refined by larger and larger trees for as long as the outputs gain much by it."""
+    for leaves in REFINEMENTS:
+        before = left.lacking
+        found = _root(run, left.clauses, left.numbers, leaves=leaves, known=left.facts)
+        if found is None or len(found.clauses) == 0:
+            return found
+        left = found
+        if not left.lacking < (1 - REFINEMENT_GAIN) * before:
+            break
+    return left

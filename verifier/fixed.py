@@ -18,10 +18,9 @@ from provenn.bounds.propagate.intermediate import unstable
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
 from provenn.bounds.propagate.plan import Plan
-from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
-from provenn.verifier.root import Facts
+from provenn.verifier.root import Facts, proven_bound
 
 # The open end of a box at the jump of a sign: the number next to 0 (see relaxation.open_end).
 JUMP_STEP = torch.finfo(torch.float32).tiny
@@ -73,19 +72,22 @@ class Fixed:
         facts: Facts,
         *,
         steps: int,
-        candidates: int,
+        candidates: int = 1,
+        target: int | None = None,
         deadline: float = math.inf,
     ):
+        """``target`` is the value that the clauses' rows are over, the output if None."""
         self.problem, self.clauses, self.facts = problem, clauses, facts
+        self.target = problem.output if target is None else target
         self.exact, self.search = problem.plan(torch.float64), problem.plan(torch.float32)
         self.steps, self.candidates, self.deadline = steps, candidates, deadline
-        self.columns = columns_of(self.search, facts, problem.output)
+        self.columns = columns_of(self.search, facts, self.target)
         self.boxes = {torch.float32: facts.cast(torch.float32), torch.float64: facts.boxes}
         self.inputs = {
             torch.float64: facts.inputs,
             torch.float32: {i: (b[0].float(), b[1].float()) for i, b in facts.inputs.items()},
         }
-        self.rows = clauses.rows.view(*clauses.rows.shape[:2], *problem.output_shape)
+        self.rows = clauses.rows.view(*clauses.rows.shape[:2], *self.search.shape(self.target))
         self._kept: Tensor | None = None
         jumps = {
             v: torch.full((1, *self.search.shape(v)), v in self.columns.jumps) for v in self.columns.values
@@ -141,7 +143,7 @@ class Fixed:
         for value in self.columns.jumps:  # a constraint may use the closed hull only
             point[value] = torch.where(point[value].abs() == JUMP_STEP, 0.0, point[value])
         rows = self.rows[fields["clause"]].to(dtype)
-        return Objective(plan, self.problem.output, rows, boxes, self.inputs[dtype], Splits(sign, point))
+        return Objective(plan, self.target, rows, boxes, self.inputs[dtype], Splits(sign, point))
 
     def kept(self, objective: Objective) -> Tensor:
         """Positions of the flat parameters that domains inherit: slopes and multipliers of the columns."""
@@ -160,19 +162,14 @@ class Fixed:
     def _start(self, objective: Objective, fields: Fields) -> Tensor:
         flat = objective.start()
         if "parameters" in fields:
-            flat[:, :, self.kept(objective)] = fields["parameters"]
+            flat[:, :, self.kept(objective)] = fields["parameters"].to(flat.dtype)
             flat = torch.minimum(torch.maximum(flat, objective.low), objective.high)
         return flat
 
     def bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]:
         """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``, number refuted)."""
-        objective = self.objective(fields, torch.float32)
+        objective, found = self.improved(fields)
         threshold = self.clauses.threshold[fields["clause"]]
-        start = self._start(objective, fields)
-        found = optimise(
-            objective, Schedule(steps=self.steps), start=start, threshold=threshold.float(), any_row=True,
-            deadline=self.deadline,
-        )  # fmt: skip
         margin = (found.bound.double() - threshold).amax(1)
         refuted = margin > 0
         if refuted.any():
@@ -183,12 +180,21 @@ class Fixed:
         open_ = (~refuted).nonzero().squeeze(1)
         kept = {k: v[open_] for k, v in fields.items()}
         kept["bound"] = torch.nan_to_num(margin[open_], nan=-torch.inf)
-        kept["parameters"] = found.parameters[open_][:, :, self.kept(objective)]
         row = (found.bound.double() - threshold).argmax(1)[open_]
         minimiser = self._minimiser(found, open_, row)
         if open_.numel():
-            self._choose(kept, found, objective, open_, row)
+            self.choose(kept, found, objective, open_, row)
         return kept, minimiser, refuted.sum()
+
+    def improved(self, fields: Fields) -> tuple[Objective, Optimised]:
+        """The objective of a batch of domains and its best bounds in float32."""
+        objective = self.objective(fields, torch.float32)
+        threshold = self.clauses.threshold[fields["clause"]].float()
+        start = self._start(objective, fields)
+        return objective, optimise(
+            objective, Schedule(steps=self.steps), start=start, threshold=threshold, any_row=True,
+            deadline=self.deadline,
+        )  # fmt: skip
 
     def _minimiser(self, found: Optimised, open_: Tensor, row: Tensor) -> Tensor:
         x = found.minimiser.get(self.problem.input)
@@ -201,17 +207,22 @@ class Fixed:
 
     def confirm(self, fields: Fields, flat: Tensor) -> Tensor:
         """Which domains are refuted by the same parameters in float64, less the error term."""
+        return (self.proven(fields, flat) > self.clauses.threshold[fields["clause"]]).any(1)
+
+    def proven(self, fields: Fields, flat: Tensor | None = None) -> Tensor:
+        """Bounds ``[domains, rows]`` in float64 less the error term, at parameters found in float32 (the domains' own
+        if None)."""
         objective = self.objective(fields, torch.float64)
-        flat = torch.minimum(torch.maximum(flat.double(), objective.low), objective.high)
-        bound, _ = objective.bound(flat, error=RoundingError(self.exact, self.facts.magnitudes))
-        return (bound > self.clauses.threshold[fields["clause"]]).any(1)
+        flat = self._start(objective, fields) if flat is None else flat
+        return proven_bound(objective, flat, self.facts.magnitudes)
 
     # -- branching -----------------------------------------------------------------------------------
 
-    def _choose(
+    def choose(
         self, kept: Fields, found: Optimised, objective: Objective, open_: Tensor, row: Tensor
     ) -> None:
-        """Set ``column`` and ``point`` of every open domain; column -1 where nothing is left to split."""
+        """Set ``parameters``, ``column`` and ``point`` of open domains; column -1 where nothing is left to split."""
+        kept["parameters"] = found.parameters[open_][:, :, self.kept(objective)]
         splittable = self._splittable(kept)
         count = min(self.candidates, splittable.shape[1])
         if count == 0:

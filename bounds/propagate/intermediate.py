@@ -171,7 +171,7 @@ class Batch:
         if self.most is not None and self.most < elements.numel():
             elements = _widest(box, elements, self.most)
         self.prepare(value)
-        if _by_sign(plan, value) and plan.cost(value) > _COSTLY and elements.numel() * self.domains > ROWS:
+        if settles_by_sign(plan, value) and plan.cost(value) > _COSTLY and elements.numel() * self.domains > ROWS:
             return self._by_sign(value, elements, box)
         one = torch.ones(elements.numel(), dtype=plan.dtype, device=plan.device)
         bound = self.bounds(value, torch.cat([elements, elements]), torch.cat([one, -one]))
@@ -204,7 +204,7 @@ def _tighten(low: Tensor, high: Tensor, elements: Tensor, bound: Tensor, signs: 
         end[:, which] = better(end[:, which], side * bound[:, kept])
 
 
-def _by_sign(plan: Plan, value: int) -> bool:
+def settles_by_sign(plan: Plan, value: int) -> bool:
     """Whether nothing but the sign of a settled element is wanted: neither its value nor its image is read
     otherwise."""
     for index in plan.consumers[value]:

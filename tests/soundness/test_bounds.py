@@ -21,8 +21,10 @@ from provenn.verifier.leaf import proven_margin
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
 from provenn.verifier.program import Cut, Program
 from provenn.verifier.rebound import Rebound
+from provenn.verifier.refine import refined_facts
 from provenn.verifier.root import root_facts
 
+from ..verifier.networks import box, layers, property_text
 from .networks import FAMILIES, random_network, write_onnx, write_property
 
 SLACK = 1e-9
@@ -94,6 +96,51 @@ def test_facts_contain_samples(family: str, steps: int, tmp_path) -> None:
     for value, (lower, upper) in facts.boxes.items():
         assert below(lower, made.values[value]) and below(-upper, -made.values[value]), value
         assert (lower.float().double() == lower).all() and (upper.float().double() == upper).all()
+
+
+@families
+@pytest.mark.parametrize("leaves", [2, 9])
+def test_refined_facts_contain_samples_and_are_tighter(family: str, leaves: int, tmp_path) -> None:
+    made = case(family, 4, tmp_path)
+    with torch.no_grad():
+        box, until = (made.clauses.lower[:1], made.clauses.upper[:1]), time.monotonic() + 60
+        facts = root_facts(made.problem, *box, steps=0, deadline=until)
+        refined = refined_facts(made.problem, facts, leaves=leaves, steps=2, deadline=until)
+    assert refined.boxes.keys() == facts.boxes.keys()
+    tighter = 0
+    for value, (lower, upper) in refined.boxes.items():
+        assert below(lower, made.values[value]) and below(-upper, -made.values[value]), value
+        before = facts.boxes[value]
+        assert (lower >= before[0]).all() and (upper <= before[1]).all()
+        assert (lower.float().double() == lower).all() and (upper.float().double() == upper).all()
+        tighter += int((upper - lower < before[1] - before[0]).sum())
+    assert tighter
+
+
+def test_enough_leaves_refine_to_the_exact_ends(tmp_path) -> None:
+    """One hidden layer: with every element split, the ends of the next are minima over linear pieces."""
+    random = np.random.default_rng(5)
+    weights = [random.normal(size=size) for size in ((2, 5), (5, 3), (3, 1))]
+    biases = [0.2 * random.normal(size=w.shape[1]) for w in weights]
+    onnx = layers(tmp_path / "network.onnx", "Relu", weights, biases)
+    (tmp_path / "p").write_bytes(property_text(2, 1, box([("-1", "1")] * 2), "(assert (<= Y_0 0))"))
+    graph = lattice(read_onnx(onnx))
+    problem = Problem(graph, read_query(tmp_path / "p", 2, 1, "float32"), torch.device("cpu"))
+    until = time.monotonic() + 60
+    with torch.no_grad():
+        facts = root_facts(problem, *problem.hull, steps=0, deadline=until)
+        refined = refined_facts(problem, facts, leaves=64, steps=60, deadline=until)
+    grid = torch.cartesian_prod(*[torch.linspace(-1, 1, 401, dtype=torch.float64)] * 2)
+    values = evaluate(graph, [grid.view(-1, *problem.input_shape)], keep="all")
+    checked = 0
+    for value, (lower, upper) in refined.boxes.items():
+        ends = torch.stack([values[value].amin(0), -values[value].amax(0)])
+        found = torch.stack([lower[0], -upper[0]])
+        crossing = (ends.amax(0) < 0) & (lower[0] < 0) & (upper[0] > 0)
+        assert (found <= ends + 1e-9).all()
+        assert (found > ends - 0.05)[..., crossing].all(), (value, found, ends)
+        checked += int(crossing.sum())
+    assert checked > 5
 
 
 def fixed(made: Case) -> Fixed:

@@ -1,0 +1,126 @@
+"""Root boxes tightened by branch and bound on every unstable element.
+
+Each end of an element's box is a small minimisation of its own: a few neuron splits below it, the worst leaves first.
+All clauses and all domains of the tree inherit what is found, so a split here is paid once and used everywhere.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.propagate.intermediate import interval_suffices, merge, settles_by_sign, unstable
+from provenn.bounds.propagate.interval import Box, interval_boxes
+from provenn.verifier.fixed import Fixed
+from provenn.verifier.pool import Fields
+from provenn.verifier.problem import Clauses, Problem
+from provenn.verifier.root import Facts, outward32
+
+# Domains bounded together, if memory allows.
+BATCH = 1024
+
+
+def refined_facts(problem: Problem, facts: Facts, *, leaves: int, steps: int, deadline: float) -> Facts:
+    """Facts of the same input box, no looser: every unstable element's ends over ``leaves`` leaves of a tree.
+
+    A value at a time, so that later values profit from earlier ones. After ``deadline`` what remains keeps its box.
+    """
+    exact = problem.plan(torch.float64)
+    new = replace(facts, boxes=dict(facts.boxes))
+
+    def tighten(value: int, box: Box, _: dict[int, Box]) -> Box:
+        if not interval_suffices(exact, value) and time.monotonic() < deadline:
+            box = _Trees(problem, new, value, leaves, steps, deadline).tighten(box)
+        new.boxes[value] = outward32(box)
+        return new.boxes[value]
+
+    interval_boxes(exact, facts.inputs, known=facts.boxes, tighten=tighten, until=problem.output)
+    new.unstable_rows = sum(int(unstable(exact, v, b).sum()) for v, b in new.boxes.items())
+    return new
+
+
+class _Trees:
+    """The trees below one value's elements."""
+
+    def __init__(self, problem: Problem, facts: Facts, value: int, leaves: int, steps: int, deadline: float):
+        self.problem, self.facts, self.value = problem, facts, value
+        self.leaves, self.steps, self.deadline = leaves, steps, deadline
+        self.plan = problem.plan(torch.float64)
+        fitting = self.plan.rows_at_once(value, 1, traced=True) // 4
+        self.clauses_at_once = max(1, min(BATCH, fitting) // leaves)
+        # The end of an element whose sign is settled matters no more.
+        self.settled = 0.0 if settles_by_sign(self.plan, value) else torch.inf
+
+    def tighten(self, box: Box) -> Box:
+        """The end nearer to 0 first, which may settle the element; then the other end of what it did not settle."""
+        for nearer in (True, False):
+            elements = unstable(self.plan, self.value, box).flatten().nonzero().squeeze(1)
+            lower, upper = box[0].flatten()[elements], box[1].flatten()[elements]
+            signs = torch.where((lower + upper > 0) == nearer, 1.0, -1.0).to(lower.dtype)
+            for part, sign in zip(elements.split(self.clauses_at_once), signs.split(self.clauses_at_once), strict=True):
+                if part.numel() == 0 or time.monotonic() > self.deadline:
+                    break
+                bound = self._bounds(part, sign)
+                nothing = torch.full_like(bound, torch.nan)
+                box = merge(box, part, torch.where(sign > 0, bound, nothing), torch.where(sign < 0, -bound, nothing))
+        return box
+
+    def _bounds(self, elements: Tensor, signs: Tensor) -> Tensor:
+        """Lower bounds ``[k]`` of elements times signs, in float64: the least over the leaves of each one's tree."""
+        count, device = elements.numel(), elements.device
+        rows = signs.new_zeros(count, 1, self.plan.size(self.value))
+        rows[torch.arange(count, device=device), 0, elements] = signs
+        lower, upper = self.facts.inputs[self.problem.input]
+        clauses = Clauses(
+            lower.flatten(1),
+            upper.flatten(1),
+            torch.zeros(count, dtype=torch.int64, device=device),
+            rows,
+            torch.full((count, 1), self.settled, dtype=torch.float64, device=device),
+        )
+        bounder = Fixed(
+            self.problem, clauses, self.facts, steps=self.steps, target=self.value, deadline=self.deadline
+        )
+        result = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
+        if bounder.columns.total == 0:
+            return result.fill_(-torch.inf)
+        fields, pool = bounder.roots(), None
+        leaves = torch.ones(count, device=device)
+        while fields["bound"].numel():
+            fields = self._bounded(bounder, fields)
+            pool = fields if pool is None else {k: torch.cat([v, fields[k]]) for k, v in pool.items()}
+            chosen, ended = self._next(pool, leaves)
+            self._finish(bounder, {k: v[ended] for k, v in pool.items()}, result)
+            fields = bounder.split({k: v[chosen] for k, v in pool.items()})
+            leaves.index_add_(0, fields["clause"], torch.full_like(fields["depth"], 0.5))
+            pool = {k: v[~(chosen | ended)] for k, v in pool.items()}
+        return result
+
+    def _bounded(self, bounder: Fixed, fields: Fields) -> Fields:
+        """Bound a batch and choose the next split of every domain."""
+        objective, found = bounder.improved(fields)
+        every = torch.arange(found.bound.shape[0], device=self.plan.device)
+        fields = dict(fields, bound=torch.nan_to_num(found.bound[:, 0].double(), nan=-torch.inf))
+        bounder.choose(fields, found, objective, every, torch.zeros_like(every))
+        return fields
+
+    def _next(self, pool: Fields, leaves: Tensor) -> tuple[Tensor, Tensor]:
+        """Which domains are split next, the worse half of every open clause; and which will be split no more."""
+        clause, bound = pool["clause"], pool["bound"]
+        live = (bound <= self.settled) & (pool["column"] >= 0)
+        if time.monotonic() > self.deadline:
+            live = torch.zeros_like(live)
+        zero = torch.zeros_like(leaves, dtype=bound.dtype)
+        size = zero.index_add(0, clause, live.to(bound.dtype))
+        mean = zero.index_add(0, clause, torch.where(live, bound, 0)) / size
+        chosen = live & (leaves < self.leaves)[clause] & (bound <= mean[clause])
+        unfinished = torch.zeros_like(leaves, dtype=torch.bool).index_fill(0, clause[chosen], True)
+        return chosen, ~(live & unfinished[clause])
+
+    def _finish(self, bounder: Fixed, fields: Fields, result: Tensor) -> None:
+        if fields["bound"].numel():
+            bound = bounder.proven(fields)[:, 0]
+            result.scatter_reduce_(0, fields["clause"], torch.nan_to_num(bound, nan=-torch.inf), "amin")
