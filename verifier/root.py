@@ -13,19 +13,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate.alpha import Slopes, cast, rows_together
 from provenn.bounds.propagate.backward import backward
-from provenn.bounds.propagate.coefficients import by_place, elements_of
-from provenn.bounds.propagate.intermediate import Batch, Boxes, interval_suffices, merge, unstable
+from provenn.bounds.propagate.intermediate import Batch, Boxes, unstable
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.ladder import Ladder
-from provenn.bounds.propagate.objective import Objective
-from provenn.bounds.propagate.optimise import few_steps, optimise
-from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
 from provenn.verifier.problem import Clauses, Problem
 
-# Multiplications of the rows that are optimised together, on one way: a second or so.
-STEP = 2e9
 # Rows up to which all are optimised at once; of more, first those are dropped that need no optimisation.
 FEW_ROWS = 32
 
@@ -56,7 +51,15 @@ class Facts:
     notes: list[str] = field(default_factory=list)
 
     def cast(self, dtype: torch.dtype) -> dict[int, Box]:
-        return {v: (b[0].to(dtype), b[1].to(dtype)) for v, b in self.boxes.items()}
+        return cast(self.boxes, dtype)
+
+    def slopes(self, problem: Problem, steps: int, deadline: float) -> Slopes:
+        """Slopes sought in float32, bounds proven in float64, over these boxes."""
+        exact, search = problem.plan(torch.float64), problem.plan(torch.float32)
+        slopes = Slopes(exact, search, self.inputs, magnitudes=self.magnitudes, steps=steps, deadline=deadline)
+        for value, box in self.boxes.items():
+            slopes.add(value, box)
+        return slopes
 
 
 def root_facts(
@@ -77,17 +80,15 @@ def root_facts(
     facts = Facts(inputs, {}, magnitudes)
     ladder = Ladder(exact, intervals, deadline)
     batch = Batch(exact, inputs, magnitudes, Boxes(), {}, 1, deadline=deadline)
-    search = _Search(problem, facts, steps, deadline)
+    slopes = facts.slopes(problem, steps, deadline)
 
     def tighten(value: int, box: Box, boxes: dict[int, Box]) -> Box:
         if known is None:
             facts.unstable_rows += int(unstable(exact, value, box).sum())
             box = ladder.tighten(batch, value, box)
-        if steps and not interval_suffices(exact, value) and time.monotonic() < deadline:
-            box = search.tighten(value, box)
-        box = outward32(box)
+        box = outward32(slopes.tighten(value, box))
         facts.boxes[value] = box
-        search.boxes[value] = (box[0].float(), box[1].float())
+        slopes.add(value, box)
         return box
 
     interval_boxes(
@@ -106,62 +107,6 @@ def root_seconds(problem: Problem, lower: Tensor, upper: Tensor) -> float:
     exact = problem.plan(torch.float64)
     intervals = interval_boxes(exact, problem.input_boxes(lower, upper), until=problem.output)
     return Ladder(exact, intervals, math.inf).seconds
-
-
-class _Search:
-    """Slopes sought in float32 for each unstable element, and the bounds they prove in float64."""
-
-    def __init__(self, problem: Problem, facts: Facts, steps: int, deadline: float):
-        self.exact, self.plan = problem.plan(torch.float64), problem.plan(torch.float32)
-        self.facts, self.steps, self.deadline = facts, steps, deadline
-        self.boxes: dict[int, Box] = {}
-        self.inputs = {i: (b[0].float(), b[1].float()) for i, b in facts.inputs.items()}
-
-    def tighten(self, value: int, box: Box) -> Box:
-        elements = unstable(self.exact, value, box).flatten().nonzero().squeeze(1)
-        if elements.numel() == 0:
-            return box
-        size = max(1, _rows_together(self.exact, value) // 2)
-        for part in elements.split(size):
-            if time.monotonic() > self.deadline:
-                break
-            bound = self._proven(value, torch.cat([part, part]), _signs(part))
-            box = merge(box, part, bound[:, : part.numel()], -bound[:, part.numel() :])
-        return box
-
-    def _proven(self, value: int, elements: Tensor, signs: Tensor) -> Tensor:
-        """Float64 lower bounds ``[1, k]`` of elements times signs at optimised slopes."""
-        extent = self.exact.extents(value)[value]
-        order = None if extent is None else by_place(self.exact.shape(value), elements)
-        if order is not None:
-            elements, signs = elements[order], signs[order]
-
-        def objective(plan: Plan, boxes: dict[int, Box], inputs: dict[int, Box]) -> Objective:
-            rows = elements_of(plan.shape(value), elements, signs.to(plan.dtype).unsqueeze(0), extent)
-            return Objective(plan, value, rows, boxes, inputs, narrow=True)
-
-        coarse = objective(self.plan, self.boxes, self.inputs)
-        found = optimise(coarse, few_steps(self.steps), points=False, deadline=self.deadline).parameters
-        bound = proven_bound(objective(self.exact, self.facts.boxes, self.facts.inputs), found, self.facts.magnitudes)
-        return bound if order is None else torch.empty_like(bound).index_copy_(1, order, bound)
-
-
-def _signs(part: Tensor) -> Tensor:
-    one = torch.ones(part.numel(), dtype=torch.float64, device=part.device)
-    return torch.cat([one, -one])
-
-
-def proven_bound(objective: Objective, parameters: Tensor, magnitudes: Magnitudes) -> Tensor:
-    """The float64 bound less its error at parameters found in float32; any parameters are sound."""
-    start = parameters.double() if parameters.shape[-1] == objective.layout.total else objective.start()
-    flat = torch.minimum(torch.maximum(start, objective.low), objective.high)
-    bound, _ = objective.bound(flat, error=RoundingError(objective.plan, magnitudes))
-    return bound.expand(objective.domains, -1)
-
-
-def _rows_together(plan: Plan, value: int) -> int:
-    """Rows to optimise together: what fits into memory, and few enough that a step ends within a second or two."""
-    return max(1, min(plan.rows_at_once(value, 1, traced=True), int(STEP / max(1, plan.cost(value)))))
 
 
 def outputs_bound(
@@ -188,15 +133,15 @@ def outputs_bound(
 def _by_parts(
     problem: Problem, facts: Facts, clauses: Clauses, steps: int, deadline: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    size = max(1, _rows_together(problem.plan(torch.float64), problem.output) // clauses.rows.shape[1])
-    boxes = facts.cast(torch.float32)
+    size = max(1, rows_together(problem.plan(torch.float64), problem.output) // clauses.rows.shape[1])
+    slopes = facts.slopes(problem, steps, deadline)
     parts = []
     for i in range(0, len(clauses), size):
         rows, threshold = clauses.rows[i : i + size], clauses.threshold[i : i + size]
         if i and time.monotonic() > deadline:
             parts.append(_by_box(problem, facts, rows, threshold))
         else:
-            parts.append(_outputs_bound(problem, facts, boxes, rows, threshold, steps, deadline))
+            parts.append(_outputs_bound(problem, slopes, rows, threshold))
     refuted, best, points = (torch.cat(part) for part in zip(*parts, strict=True))
     return refuted, best, points
 
@@ -217,23 +162,11 @@ def _by_box(problem: Problem, facts: Facts, rows: Tensor, threshold: Tensor) -> 
 
 
 def _outputs_bound(
-    problem: Problem,
-    facts: Facts,
-    boxes: dict[int, Box],
-    rows: Tensor,
-    threshold: Tensor,
-    steps: int,
-    deadline: float,
+    problem: Problem, slopes: Slopes, rows: Tensor, threshold: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    exact, search = problem.plan(torch.float64), problem.plan(torch.float32)
     count, per = rows.shape[:2]
     rows, threshold = rows.reshape(1, count * per, *problem.output_shape), threshold.reshape(1, -1)
-    coarse = {i: (b[0].float(), b[1].float()) for i, b in facts.inputs.items()}
-    objective = Objective(search, problem.output, rows.float(), boxes, coarse, narrow=True)
-    schedule = few_steps(steps, settled=0.005)
-    found = optimise(objective, schedule, threshold=threshold.float(), deadline=deadline)
-    proof = Objective(exact, problem.output, rows, facts.boxes, facts.inputs, narrow=True)
-    bound = proven_bound(proof, found.parameters, facts.magnitudes)
+    bound, found = slopes.rows(problem.output, rows, threshold=threshold, points=True)
     margin = (bound - threshold).view(count, per)
     best, row = margin.max(1)
     size = int(torch.Size(problem.input_shape).numel())
