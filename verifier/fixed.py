@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
+from provenn.bounds.propagate.alpha import proven_bound
 from provenn.bounds.propagate.intermediate import unstable
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
 from provenn.bounds.propagate.plan import Plan
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
-from provenn.verifier.root import Facts, proven_bound
+from provenn.verifier.root import Facts
 
 # The open end of a box at the jump of a sign: the number next to 0 (see relaxation.open_end).
 JUMP_STEP = torch.finfo(torch.float32).tiny
