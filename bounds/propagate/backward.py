@@ -207,12 +207,10 @@ class _Sweep:
     def relaxed(self, index: int, a: Rows, owned: bool) -> None:
         lines = self.lines[index]
         operands = self.plan.graph.nodes[index].inputs if lines.lower_slopes else ()
-        if isinstance(a, Windows):
-            self._windows(index, a, lines, operands[0])
-            return
-        if isinstance(a, Elements):
+        if not isinstance(a, Tensor):
             if lines.window is None and len(operands) == 1:
-                self._elements(index, a, lines, operands[0])
+                through = self._windows if isinstance(a, Windows) else self._elements
+                through(index, a, lines, operands[0])  # type: ignore[arg-type]
                 return
             a, owned = a.dense(), True
         if self.sieve is not None and not self.coefficients and not self.waiting:
