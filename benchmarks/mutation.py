@@ -109,6 +109,13 @@ MUTATIONS = (
         FORWARD,
     ),
     Mutation(
+        "fixed inputs fold without their radius",
+        "bounds/graph/specialise.py",
+        "error = error + known.radius @ (size + radii) + np.abs(known.value) @ (np.zeros_like(matrix) + radii)",
+        "error = 0 * error",
+        ("tests/graph/test_specialise.py",),
+    ),
+    Mutation(
         "error term of the backward pass dropped",
         "bounds/propagate/rounding.py",
         "result = bound - error",

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from provenn.verifier.descent import Points, descend, draw, mutate
 from provenn.verifier.options import Options
-from provenn.verifier.problem import Clauses, Problem, dense_clauses
+from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.replay import Replay
 from provenn.verifier.result import Witness
 from provenn.verifier.target import Target
@@ -101,7 +101,7 @@ def attack_query(
     for batch in query.batches(most):
         if len(batch.clause_box) == 0:
             continue
-        clauses = dense_clauses(batch, problem.outputs, problem.device)
+        clauses = problem.clauses(batch)
         number = batch.first + np.asarray(batch.offset)
         if batch.count == query.clause_count:
             return attack(

@@ -21,7 +21,7 @@ from provenn.verifier.exact import Programs, input_leaves, neuron_leaves
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.options import Options
 from provenn.verifier.pool import Fields
-from provenn.verifier.problem import Clauses, Problem, dense_clauses
+from provenn.verifier.problem import Clauses, Problem, specialised
 from provenn.verifier.race import account, race
 from provenn.verifier.rebound import Rebound
 from provenn.verifier.refine import refined_facts
@@ -97,13 +97,20 @@ def verify(
     node_in, node_out = graph.nodes[graph.inputs[0]], graph.nodes[graph.outputs[0]]
     element = node_in.scalar_type if node_in.scalar_type in ("float32", "float64") else "float32"
     query = read_query(os.fspath(property_path), node_in.size, node_out.size, element)
-    problem = Problem(lattice(graph), query, device)
+    special = specialised(graph, query)
+    problem = Problem(lattice(special.graph), query, device, special.free, special.read)
     generator = torch.Generator(device="cpu").manual_seed(options.seed)
-    run = Run(problem, Replay(network_path, query), options, deadline, progress or Silent(), generator)
+    replay = Replay(network_path, query, free=special.free)
+    run = Run(problem, replay, options, deadline, progress or Silent(), generator)
     run.say(
         f"device {device}, {torch.get_num_threads()} threads, {query.clause_count} clauses, "
         f"{problem.free_inputs.numel()} of {node_in.size} inputs free"
     )
+    if special.graph is not graph:
+        run.say(
+            f"specialised: {node_in.size - problem.hull[0].shape[1]} inputs folded, "
+            f"{problem.outputs} of {node_out.size} outputs kept"
+        )
     with torch.no_grad():
         ended = _decide(run)
     return _result(run, ended, time.monotonic() - started)
@@ -151,7 +158,7 @@ def _decide(run: Run) -> str:
     """Go through the clauses in batches; the first witness ends it, anything open keeps it from ``refuted``."""
     ended = "refuted"
     for batch in _batches(run):
-        clauses = dense_clauses(batch, run.problem.outputs, run.problem.device)
+        clauses = run.problem.clauses(batch)
         if len(clauses) == 0:
             continue
         run.count("clauses", len(clauses))

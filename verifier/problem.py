@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.graph import Graph
+from provenn.bounds.graph.specialise import Specialised, specialise
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
@@ -72,11 +73,28 @@ def dense_clauses(batch: ClauseBatch, outputs: int, device: torch.device) -> Cla
     )
 
 
-class Problem:
-    """One network, one property, one device."""
+def specialised(graph: Graph, query: Query) -> Specialised:
+    """The graph without the inputs that every clause fixes and the outputs that none reads."""
+    return specialise(graph, *query.input_box, query.fixed, np.unique(query.atoms.column))
 
-    def __init__(self, graph: Graph, query: Query, device: torch.device):
+
+class Problem:
+    """One network, one property, one device.
+
+    Inputs and outputs are those of ``graph``: of the query's, only ``free`` and ``read`` (flat positions, None for all)
+    where the graph was specialised to it.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        query: Query,
+        device: torch.device,
+        free: np.ndarray | None = None,
+        read: np.ndarray | None = None,
+    ):
         self.graph, self.query, self.device = graph, query, device
+        self.free, self.read = free, read
         self.input, self.output = graph.inputs[0], graph.outputs[0]
         self.input_shape = graph.nodes[self.input].shape
         self.output_shape = graph.nodes[self.output].shape
@@ -93,11 +111,22 @@ class Problem:
         shape = (lower.shape[0], *self.input_shape)
         return {self.input: (lower.to(dtype).view(shape), upper.to(dtype).view(shape))}
 
+    def clauses(self, batch: ClauseBatch) -> Clauses:
+        """A batch of the query's clauses over the graph's inputs and outputs."""
+        found = dense_clauses(batch, self.outputs if self.read is None else self.query.output_count, self.device)
+        if self.free is not None:
+            free = torch.from_numpy(self.free).to(self.device)
+            found = replace(found, lower=found.lower[:, free], upper=found.upper[:, free])
+        if self.read is not None:
+            found = replace(found, rows=found.rows[..., torch.from_numpy(self.read).to(self.device)])
+        return found
+
     @cached_property
     def hull(self) -> tuple[Tensor, Tensor]:
         """One flat box ``[1, inputs]`` around all clauses' boxes."""
+        chosen = slice(None) if self.free is None else self.free
+        to = lambda a: torch.from_numpy(np.array(a[chosen], dtype=np.float64)).to(self.device)[None]  # noqa: E731
         lower, upper = self.query.input_box
-        to = lambda a: torch.from_numpy(np.array(a, dtype=np.float64)).to(self.device)[None]  # noqa: E731
         return to(lower), to(upper)
 
     @cached_property

@@ -28,10 +28,18 @@ class Replay:
     A float32 network is run with the graph optimisations that the competition's checker uses: the default ones.
     """
 
-    def __init__(self, network_path: str | os.PathLike[str], query: Query, threads: int = 1):
+    def __init__(
+        self,
+        network_path: str | os.PathLike[str],
+        query: Query,
+        threads: int = 1,
+        free: np.ndarray | None = None,
+    ):
+        """``free``: points hold only these inputs (flat positions); all others have one value in every clause."""
         if threads < 1:
             raise InputError(f"Replay got threads={threads!r}, expected at least 1")
         self.network_path, self.query, self.threads = Path(network_path), query, threads
+        self.free = free
         self.calls = self.failures = 0
         self._session: InferenceSession | None = None
         self._input_name = self._output_name = ""
@@ -49,6 +57,17 @@ class Replay:
             self.failures += 1
             return None
 
+    def lifted(self, x: np.ndarray) -> np.ndarray:
+        """A point of the search as one of the network: fixed inputs have their value in the element type."""
+        x = np.asarray(x).reshape(-1)
+        if self.free is None:
+            return x
+        whole = self.query.witness_box[0].astype(np.float64)
+        if len(x) == len(self.free):
+            whole[self.free] = x
+            return whole
+        return x
+
     def project(self, x: np.ndarray, clause: int) -> np.ndarray | None:
         """The nearest point to ``x`` in the witness box of a clause, None where that box is empty."""
         lower, upper = self.query.witness_bounds(clause)
@@ -62,7 +81,8 @@ class Replay:
         ``x`` is cast to the element type of the network; only where a clause of the query is named is it moved,
         to the nearest point of that clause's witness box. The outputs are onnxruntime's own.
         """
-        point: np.ndarray | None = np.asarray(x).reshape(-1)
+        x = self.lifted(x)
+        point: np.ndarray | None = x
         if clause is not None:
             point = self.project(x, clause)
         if point is None or len(point) != self.query.input_count or not np.isfinite(point).all():
