@@ -275,15 +275,19 @@ class _Sweep:
         gap = lines.gap
         assert gap is not None
         flat = stored(a)
-        part = flat.index_select(2, gap.elements)
+        count = gap.elements.numel()
+        part = flat[:, :, :count] if gap.first else flat.index_select(2, gap.elements)
         positive, negative = part.clamp(min=0), part.clamp(max=0)
         self._offsets(index, positive, negative, gap.lines)
         if self.trace is not None:
             self.trace.positive[index], self.trace.negative[index] = positive, negative
-        a.mul_(lines.lower_slopes[0])
-        flat[:, :, gap.elements] = (positive * gap.lines.lower_slopes[0]).addcmul_(
-            negative, gap.lines.upper_slopes[0]
-        )
+        new = (positive * gap.lines.lower_slopes[0]).addcmul_(negative, gap.lines.upper_slopes[0])
+        if gap.first:
+            part.copy_(new)
+            flat[:, :, count:].mul_(stored(lines.lower_slopes[0])[:, :, count:])
+        else:
+            a.mul_(lines.lower_slopes[0])
+            flat[:, :, gap.elements] = new
         self.push(operand, a, True)
 
     def _offsets_of_both(self, a: Tensor, negative: Tensor, lines: Lines) -> None:

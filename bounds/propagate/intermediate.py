@@ -23,7 +23,7 @@ from provenn.bounds.propagate.coefficients import (
 from provenn.bounds.propagate.extent import is_image
 from provenn.bounds.propagate.forward import Forward, met
 from provenn.bounds.propagate.interval import Box, interval_boxes
-from provenn.bounds.propagate.lines import Lines, relax
+from provenn.bounds.propagate.lines import FIRST_SHARE, Lines, relax
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.reduction import Reduction
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
@@ -218,15 +218,22 @@ def settles_by_sign(plan: Plan, value: int) -> bool:
 
 
 def _alive(plan: Plan, index: int, box: Box) -> Tensor | None:
-    """Flat elements of a reducible node whose image is not 0 in every domain; None where that are almost all."""
+    """Flat elements of a reducible node whose image is not 0 in every domain, those that are unstable in any first.
+
+    None where that is neither fewer elements nor an order worth having.
+    """
     if plan.operators[index].name != "relu":
         return None
-    alive = flattened(box[1] > 0, 1).any(0)
+    alive, gap = flattened(box[1] > 0, 1), flattened(box[0] < 0, 1)
+    gap = (gap & alive).any(0)
+    alive = alive.any(0)
     # A multiple of 8, which matrix products run fastest with: some dead elements stay.
-    count = -(-int(alive.sum()) // 8) * 8
+    count = min(-(-int(alive.sum()) // 8) * 8, alive.numel())
     if count > 0.9 * alive.numel():
-        return None
-    return torch.argsort(alive.to(torch.int8), descending=True, stable=True)[:count]
+        if int(gap.sum()) > FIRST_SHARE * alive.numel():
+            return None
+        count = alive.numel()
+    return torch.argsort(alive.to(torch.int8) + gap.to(torch.int8), descending=True, stable=True)[:count]
 
 
 def rows_per_chunk(plan: Plan, value: int, domains: int) -> int:

@@ -20,6 +20,8 @@ THROUGH_ORIGIN = frozenset({"relu", "leaky_relu"})
 
 # Lines that differ on more than this share of the elements are treated as differing everywhere.
 GAP_SHARE = 0.3
+# The same where those elements are the first ones, so that they need no gathering.
+FIRST_SHARE = 0.7
 
 Boxes = Mapping[int, tuple[Tensor, Tensor]]
 
@@ -50,11 +52,12 @@ class Window:
 @dataclass(frozen=True)
 class Gap:
     """Where lower and upper line differ: flat ``elements`` in the order of storage, and the lines on those alone
-    ``[1|domains, 1, k]``."""
+    ``[1|domains, 1, k]``. ``first`` says that they are the first k elements."""
 
     elements: Tensor
     lines: Lines
     channels_last: bool
+    first: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,9 @@ class Lines:
         if lower is not None:
             differ |= lower != 0
         elements = stored(differ).flatten(1).any(0).nonzero().squeeze(1)
-        if elements.numel() > share * slope[0].numel():
+        count = elements.numel()
+        first = count > 0 and int(elements[-1]) == count - 1
+        if count > (max(share, FIRST_SHARE) if first else share) * slope[0].numel():
             return self
         cut = lambda t: stored(t).index_select(2, elements)  # noqa: E731
         few = Lines(
@@ -105,7 +110,7 @@ class Lines:
             cut(self.upper_offset),
             positive_upper_offset=self.positive_upper_offset,
         )
-        return replace(self, gap=Gap(elements, few, is_channels_last(slope)))
+        return replace(self, gap=Gap(elements, few, is_channels_last(slope), first))
 
     def channels_last(self) -> Lines:
         """The same lines of an image, stored with channels next to each other as coefficients are."""

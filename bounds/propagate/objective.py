@@ -223,7 +223,7 @@ class Objective:
         if lower is not None and upper is None and self.plan.operators[index].name in THROUGH_ORIGIN:
             if base.gap is None:
                 return _with_lower(base, lower)
-            gap = Gap(base.gap.elements, _with_lower(base.gap.lines, lower), base.gap.channels_last)
+            gap = Gap(base.gap.elements, _with_lower(base.gap.lines, lower), base.gap.channels_last, base.gap.first)
             return _with_lower(base, base.lower_slopes[0], gap)
         if base.gap is None:
             return relax(self.plan, index, self.boxes, (lower, upper))
