@@ -49,6 +49,8 @@ REFINEMENTS, REFINEMENT_STEPS, REFINEMENT_SHARE = (4, 16, 64), 3, 0.35
 REFINEMENT_GAIN = 0.2
 # Seconds of the first slice of a race between input and neuron splits.
 RACE_SECONDS = 2.0
+# How often optimised root bounds take the time of plain ones, about.
+OPTIMISED_ROOT = 4.0
 # Unstable elements up to which linear programs come first, after short slices.
 SMALL_ELEMENTS, SMALL_RACE_SECONDS = 100, 0.5
 # Unstable elements up to which whole trees of linear programs are tried.
@@ -344,10 +346,9 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     clauses, numbers, starts, facts, _ = left
     if len(clauses) == 0:
         return "refuted"
+    rooted = time.monotonic() - begun
     # A network that is slow to bound is slow to attack, too.
-    if _attack(
-        run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, time.monotonic() - begun)), starts
-    ):
+    if _attack(run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, rooted)), starts):
         return "witness"
     small = facts.unstable_rows <= SMALL_ELEMENTS
     slices = SMALL_RACE_SECONDS if small else RACE_SECONDS
@@ -358,7 +359,7 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
         if opened is None:
             return run.ended()
         inputs = _search(run, boxes, clauses, numbers, opened, rate=facts.seconds)
-        ended = inputs.run(min(run.deadline, time.monotonic() + slices))
+        ended = _first_slices(run, inputs, max(slices, OPTIMISED_ROOT * rooted))
         if ended not in ("timeout", "stuck") or run.late():
             run.say("input splits")
             return account(run, inputs, ended)
@@ -396,6 +397,17 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
         return _attack(run, clauses.select(index), numbers[index], LAST_ATTACK, points, thorough=True)
 
     return race(run, searches, slices, last_attack)
+
+
+def _first_slices(run: Run, inputs: Search, seconds: float) -> str:
+    """Input splits before the root's slopes are optimised: for about as long as that takes, and again for as long as
+    a slice removes half of what was left."""
+    before = 2.0
+    ended = "timeout"
+    while ended == "timeout" and not run.late() and inputs.remaining() <= 0.5 * before:
+        before = inputs.remaining()
+        ended = inputs.run(min(run.deadline, time.monotonic() + seconds))
+    return ended
 
 
 def _neuron_splits(run: Run, left: _Left) -> tuple[Search, Fixed]:

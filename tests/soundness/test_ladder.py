@@ -12,6 +12,7 @@ from provenn.bounds.propagate.intermediate import Batch, Boxes
 from provenn.bounds.propagate.interval import interval_boxes
 from provenn.bounds.propagate.ladder import Ladder, row_cost
 from provenn.bounds.propagate.rounding import Magnitudes
+from provenn.verifier.rebound import Rebound
 from provenn.verifier.root import outputs_bound, root_facts
 
 from .test_bounds import Case, below, case, families
@@ -77,3 +78,18 @@ def test_without_time_the_outputs_have_bounds(family: str, tmp_path) -> None:
     assert not refuted.any() and torch.isfinite(best).all() and points.shape[0] == len(copies)
     for i, clause in enumerate(torch.arange(2).repeat(40).tolist()):
         assert below(best[i], made.margins(clause).amax(1).min())
+
+
+@families
+@torch.no_grad()
+def test_clauses_of_one_box_are_bounded_as_alone(family: str, tmp_path) -> None:
+    made = case(family, 15, tmp_path)
+    together = Rebound(made.problem, made.clauses)
+    roots = together.roots()
+    kept, _, refuted = together.bound(roots)
+    again, _, _ = together.bound(roots)
+    assert torch.equal(kept["bound"], again["bound"]) and not refuted
+    for i in range(len(made.clauses)):
+        alone = Rebound(made.problem, made.clauses)
+        one, _, _ = alone.bound({k: v[i : i + 1] for k, v in roots.items()})
+        assert torch.allclose(one["bound"], kept["bound"][i : i + 1], rtol=1e-12, atol=1e-12)
