@@ -214,6 +214,13 @@ MUTATIONS = (
         LEAF,
     ),
     Mutation(
+        "clipped by the wrong side of a split",
+        "verifier/planes.py",
+        "-self.c[row] - side.double() * end",
+        "-self.c[row] + side.double() * end",
+        (*BOUNDS, "tests/verifier/test_planes.py"),
+    ),
+    Mutation(
         "best instead of worst leaf of a refinement",
         "verifier/refine.py",
         'torch.nan_to_num(bound, nan=-torch.inf), "amin")',

@@ -302,7 +302,7 @@ def _input_roots(run: Run, bounder: Rebound, clauses: Clauses, numbers: Tensor) 
     roots = bounder.roots()
     for start in range(0, len(clauses), run.options.batch):
         part = {k: v[start : start + run.options.batch] for k, v in roots.items()}
-        kept, minimisers, _ = bounder.bound(part)
+        kept, minimisers = bounder.bound(part)
         run.count("domains", part["bound"].shape[0])
         if minimisers.shape[0] and check(minimisers, kept["clause"]):
             return None

@@ -19,6 +19,7 @@ from provenn.bounds.propagate.intermediate import unstable
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
 from provenn.bounds.propagate.plan import Plan
+from provenn.verifier.planes import Planes, planes_of
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.root import Facts
@@ -94,7 +95,16 @@ class Fixed:
             v: torch.full((1, *self.search.shape(v)), v in self.columns.jumps) for v in self.columns.values
         }
         self._jumps = self._gather(jumps).to(problem.device).bool().squeeze(0)
+        self.planes = self._planes() if target is None else None
         self.confirm_failures = 0
+
+    def _planes(self) -> Planes | None:
+        """What splits say about other elements; None where asking costs too much."""
+        columns, facts = self.columns, self.facts
+        return planes_of(
+            self.exact, self.problem.input, columns.values, columns.elements, ~self._jumps,
+            facts.boxes, facts.inputs, facts.magnitudes,
+        )  # fmt: skip
 
     def roots(self, flat: Tensor | None = None) -> Fields:
         count, device = len(self.clauses), self.problem.device
@@ -167,8 +177,9 @@ class Fixed:
             flat = torch.minimum(torch.maximum(flat, objective.low), objective.high)
         return flat
 
-    def bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]:
-        """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``, number refuted)."""
+    def bound(self, fields: Fields) -> tuple[Fields, Tensor]:
+        """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``)."""
+        fields = self.clip(fields)
         objective, found = self.improved(fields)
         threshold = self.clauses.threshold[fields["clause"]]
         margin = (found.bound.double() - threshold).amax(1)
@@ -185,7 +196,16 @@ class Fixed:
         minimiser = self._minimiser(found, open_, row)
         if open_.numel():
             self.choose(kept, found, objective, open_, row)
-        return kept, minimiser, refuted.sum()
+        return kept, minimiser
+
+    def clip(self, fields: Fields) -> Fields:
+        """The domains with boxes clipped by their splits, without those that their splits leave empty."""
+        if self.planes is None:
+            return fields
+        lower, upper = self.planes.clipped(fields["lower"], fields["upper"], fields["sign"])
+        fields = dict(fields, lower=lower, upper=upper)
+        held = (lower <= upper).all(1)
+        return fields if bool(held.all()) else {k: v[held] for k, v in fields.items()}
 
     def improved(self, fields: Fields) -> tuple[Objective, Optimised]:
         """The objective of a batch of domains and its best bounds in float32."""

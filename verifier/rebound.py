@@ -56,13 +56,13 @@ class Rebound:
         lower[:, self.free], upper[:, self.free] = fields["lower"], fields["upper"]
         return lower, upper
 
-    def bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]:
-        """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``, number refuted)."""
+    def bound(self, fields: Fields) -> tuple[Fields, Tensor]:
+        """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``)."""
         count = fields["bound"].shape[0]
         size = self._domains_at_once()
         parts = [self._bound({k: v[i : i + size] for k, v in fields.items()}) for i in range(0, count, size)]
         merged = {k: torch.cat([p[0][k] for p in parts]) for k in parts[0][0]}
-        return merged, torch.cat([p[1] for p in parts]), torch.stack([p[2] for p in parts]).sum()
+        return merged, torch.cat([p[1] for p in parts])
 
     def _domains_at_once(self) -> int:
         """Domains whose coefficient tensors (all rows of the widest value) stay in the processor's cache."""
@@ -71,7 +71,7 @@ class Rebound:
         widest = max(self.plan.size(v) for v in self.plan.bounded) if self.plan.bounded else 1
         return max(16, CACHE_ELEMENTS // (2 * widest * widest))
 
-    def _bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]:
+    def _bound(self, fields: Fields) -> tuple[Fields, Tensor]:
         lower, upper = self.whole(fields)
         alike = lower.shape[0] > 1 and bool((lower == lower[:1]).all() and (upper == upper[:1]).all())
         count = 1 if alike else lower.shape[0]  # clauses of one box share its boxes and lines
@@ -105,7 +105,7 @@ class Rebound:
         else:
             kept["axis"] = fields["axis"][left]
         kept["bound"] = torch.nan_to_num(best, nan=-torch.inf)
-        return kept, minimiser, refuted.sum()
+        return kept, minimiser
 
     def _boxes(self, inputs: dict[int, Box], alike: bool) -> dict[int, Box]:
         """Boxes of all values; those of a box that several clauses share are kept for the next of them."""

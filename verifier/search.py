@@ -23,7 +23,7 @@ class Bounder(Protocol):
 
     def roots(self) -> Fields: ...
 
-    def bound(self, fields: Fields) -> tuple[Fields, Tensor, Tensor]: ...
+    def bound(self, fields: Fields) -> tuple[Fields, Tensor]: ...
 
     def split(self, fields: Fields) -> Fields: ...
 
@@ -98,7 +98,7 @@ class Search:
     def _bound(self, part: Fields) -> bool:
         """Bound one part and return its open domains to the pool; whether a witness was found."""
         begun = time.monotonic()
-        open_, points, _ = self.bounder.bound(part)
+        open_, points = self.bounder.bound(part)
         count = _count(part)
         self.domains += count
         self._rate += 0.5 * ((time.monotonic() - begun) / count - self._rate)

@@ -54,15 +54,15 @@ def bounder_of(kind: str, folder: Path, make=dense, inputs: int = 4) -> Fixed | 
 
 def opened(bounder: Fixed | Rebound) -> Fields:
     """One open domain that was split and bounded, with all it inherits."""
-    fields, _, _ = bounder.bound(bounder.roots())
-    fields, _, _ = bounder.bound(bounder.split(fields))
+    fields, _ = bounder.bound(bounder.roots())
+    fields, _ = bounder.bound(bounder.split(fields))
     assert len(fields["bound"]) and bool(bounder.splittable(fields).all())
     return {k: v[:1] for k, v in fields.items()}
 
 
 def round_of(bounder: Fixed | Rebound, fields: Fields) -> Fields:
     """One round of the search: split, bound, see what can be split again."""
-    open_, _, _ = bounder.bound(bounder.split(fields))
+    open_, _ = bounder.bound(bounder.split(fields))
     bounder.splittable(open_)
     return open_
 

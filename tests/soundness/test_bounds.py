@@ -167,7 +167,7 @@ def test_neuron_splits_lose_no_violation(family: str, tmp_path) -> None:
     bounder = fixed(made)
     fields = bounder.roots()
     for _ in range(6):
-        fields, _, _ = bounder.bound(fields)
+        fields, _ = bounder.bound(fields)
         inside = holds(made, bounder, fields)
         for i, clause in enumerate(fields["clause"].tolist()):
             if inside[i].any():
@@ -192,7 +192,7 @@ def test_multipliers_in_float64(family: str, tmp_path) -> None:
     bounder = fixed(made)
     fields = bounder.roots()
     for _ in range(3):
-        fields, _, _ = bounder.bound(fields)
+        fields, _ = bounder.bound(fields)
         if not bool(bounder.splittable(fields).all()):
             break
         fields = bounder.split(fields)
@@ -219,7 +219,7 @@ def test_input_splits_lose_no_violation(family: str, tmp_path) -> None:
     bounder = Rebound(made.problem, made.clauses)
     fields = bounder.roots()
     for _ in range(5):
-        fields, _, _ = bounder.bound(fields)
+        fields, _ = bounder.bound(fields)
         free = made.x[:, made.problem.free_inputs]
         for clause in range(2):
             violating = (made.margins(clause) <= -1e-9).all(1)

@@ -76,7 +76,7 @@ def test_no_bounder_refutes_a_margin_of_zero(zero_margins) -> None:
     refuted, best, _ = outputs_bound(problem, facts, clauses, steps=2)[:3]
     assert not refuted.any() and (best > -1e-9).all()
     for bounder in (Rebound(problem, clauses), Fixed(problem, clauses, facts, steps=2, candidates=2)):
-        open_, _, _ = bounder.bound(bounder.roots())
+        open_, _ = bounder.bound(bounder.roots())
         assert open_["bound"].shape[0] == CLAUSES, bounder.name
 
 
