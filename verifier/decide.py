@@ -375,7 +375,7 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
         if ended not in ("timeout", "stuck") or run.late():
             return account(run, tree, ended)
         run.count("domains", tree.domains)
-        left = _refined(run, left)
+        left = left if facts.notes else _refined(run, left)  # no time for the boxes is none for better ones
         if left is None:
             return run.ended()
         if len(left.clauses) == 0:

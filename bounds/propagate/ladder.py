@@ -24,8 +24,9 @@ ELEMENT = 12
 # A value may take this share of the time that is left, or this many times its proportional share: what follows needs
 # less than foretold, all the more the tighter the earlier boxes are.
 SHARE, GENEROUS = 0.5, 2.0
-# Seconds of a value's passes from which their rate is believed.
-MEASURABLE = 0.05
+# Seconds at the given rate that count as done before the first measurement: a small value's passes are mostly
+# overhead and foretell nothing of large ones.
+BELIEF = 1.0
 # The least share of the elements for which a pass is made if not all of them can be afforded.
 LEAST_SHARE = 0.05
 
@@ -57,8 +58,11 @@ class Ladder:
     rate: float = RATE
     notes: list[str] = field(default_factory=list)
     _wanted: dict[int, float] = field(default_factory=dict, init=False)
+    _work: float = field(default=0.0, init=False)
+    _took: float = field(default=BELIEF, init=False)
 
     def __post_init__(self) -> None:
+        self._work = BELIEF * self.rate
         for value in self.plan.bounded:
             if value in self.intervals and not interval_suffices(self.plan, value):
                 count = int(flattened(unstable(self.plan, value, self.intervals[value]), 1).any(0).sum())
@@ -94,9 +98,9 @@ class Ladder:
         batch.most = max(1, int(share * count)) if share < 1 else None
         result = batch.passes(value, box)
         batch.stop, batch.deadline, batch.most = None, self.deadline, None
-        took = time.monotonic() - now
-        if took > MEASURABLE:
-            self.rate = min(1, share) * 2 * count * row_cost(plan, value, stop) / took
+        self._work += min(1.0, share) * 2 * count * row_cost(plan, value, stop)
+        self._took += time.monotonic() - now
+        self.rate = self._work / self._took
         return result
 
     def _affordable(self, value: int, count: int, budget: float) -> tuple[int, float]:

@@ -93,3 +93,11 @@ def test_clauses_of_one_box_are_bounded_as_alone(family: str, tmp_path) -> None:
         alone = Rebound(made.problem, made.clauses)
         one, _, _ = alone.bound({k: v[i : i + 1] for k, v in roots.items()})
         assert torch.allclose(one["bound"], kept["bound"][i : i + 1], rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_small_values_do_not_discredit_the_machine(tmp_path) -> None:
+    """Passes of a few multiplications are all overhead: they must not make later values look unaffordable."""
+    made = case("residual", 12, tmp_path)
+    ladder, _ = hurried(made, 4e9, 60)
+    assert ladder.rate > 1e9 and not ladder.notes
