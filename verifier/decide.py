@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from provenn.bounds.graph import evaluate, read_onnx
+from provenn.bounds.graph import read_onnx
 from provenn.bounds.graph.lattice import lattice
 from provenn.bounds.propagate.ladder import RATE, row_cost
 from provenn.errors import InputError
 from provenn.specs import ClauseBatch, read_query
-from provenn.verifier.attack import attack
 from provenn.verifier.exact import Programs, input_leaves, neuron_leaves
+from provenn.verifier.falsify import attacked, checker, interlude_of
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.options import Options
 from provenn.verifier.pool import Fields
@@ -32,7 +32,7 @@ from provenn.verifier.run import Run, Silent
 from provenn.verifier.search import Search
 
 CLAUSES_AT_ONCE = 4096
-# Seconds of the attack that follows the root bound, and the share of the search that later ones may take.
+# Seconds of the attack that follows the root bound.
 FIRST_ATTACK = 0.5
 MOST_FIRST_ATTACK = 4.0
 # Seconds foretold for root bounds from which a short attack comes first, and how long that takes.
@@ -42,11 +42,12 @@ FIRST_ROOT_SHARE = 0.6
 ROOT_SHARE = 0.4
 # The share that bounding the outputs may take after either.
 OUTPUTS_SHARE = 0.3
-ATTACK_SHARE = 0.1
 # Leaves of each element's tree in the passes that refine root boxes, and the share of the time left for one pass.
 REFINEMENTS, REFINEMENT_STEPS, REFINEMENT_SHARE = (4, 16, 64), 3, 0.35
 # What a pass must gain, as a share of what the outputs lack, for a next one to follow.
 REFINEMENT_GAIN = 0.2
+# What all passes must gain for the tree to begin anew with their boxes.
+WORTH_RESTARTING = 0.02
 # Seconds of the first slice of a race between input and neuron splits.
 RACE_SECONDS = 2.0
 # How often optimised root bounds take the time of plain ones, about.
@@ -55,6 +56,8 @@ OPTIMISED_ROOT = 4.0
 SMALL_ELEMENTS, SMALL_RACE_SECONDS = 100, 0.5
 # Unstable elements up to which whole trees of linear programs are tried.
 PROGRAM_ELEMENTS = 1000
+# Seconds of other searches that come first, for each of them.
+PROGRAM_SECONDS = 0.01
 # The share of the time kept from input splits that go alone, for up to so many clauses that they leave open.
 INPUTS_ALONE, FEW_CLAUSES = 0.7, 16
 # Seconds of the attack from points that violate in float64 only.
@@ -196,77 +199,6 @@ def _decide_clauses(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     return ended
 
 
-def _checker(run: Run, clauses: Clauses, numbers: Tensor) -> Callable[[Tensor, Tensor], bool]:
-    """Judges minimisers: a forward pass finds the nearest to a violation, onnxruntime has the last word."""
-
-    def check(points: Tensor, clause: Tensor) -> bool:
-        shaped = points.float().view(points.shape[0], *run.problem.input_shape)
-        outputs = evaluate(run.problem.graph, [shaped], dtype=torch.float32, device=run.problem.device)[
-            0
-        ].flatten(1)
-        margin = (
-            torch.einsum("dro,do->dr", clauses.rows[clause].float(), outputs) - clauses.threshold[clause]
-        ).amax(1)
-        near, order = margin.topk(min(3, margin.numel()), largest=False)
-        for value, index in zip(near.tolist(), order.tolist(), strict=False):
-            if value <= 1e-4:
-                found = run.replay.check(points[index].cpu().numpy(), int(numbers[clause[index]]))
-                if found is not None:
-                    run.witness = found
-                    return True
-        return False
-
-    return check
-
-
-def _attack(
-    run: Run,
-    clauses: Clauses,
-    numbers: Tensor,
-    seconds: float,
-    starts: Tensor | None = None,
-    thorough: bool = False,
-) -> bool:
-    run.tell("attack")
-    begun = time.monotonic()
-    with torch.enable_grad():
-        run.witness = attack(
-            run.problem,
-            clauses,
-            run.replay,
-            number=numbers.cpu().numpy(),
-            options=run.options,
-            deadline=min(run.deadline, begun + seconds),
-            generator=run.generator,
-            starts=starts,
-            start_clause=None if starts is None else torch.arange(len(clauses)),
-            thorough=thorough,
-        )
-    run.statistics["attack_seconds"] = round(
-        run.statistics.get("attack_seconds", 0) + time.monotonic() - begun, 3
-    )
-    return run.witness is not None
-
-
-def _interlude(run: Run, clauses: Clauses, numbers: Tensor) -> Callable[[], bool]:
-    """Between rounds: another attack whenever the search has run for long enough since the last."""
-    begun = time.monotonic()
-    spent = 0.0
-
-    def interlude() -> bool:
-        nonlocal spent
-        elapsed = time.monotonic() - begun - spent
-        seconds = max(0.5, 0.5 * spent)
-        if ATTACK_SHARE * elapsed < spent + seconds:
-            return False
-        before = time.monotonic()
-        found = _attack(run, clauses, numbers, seconds, thorough=True)
-        spent += time.monotonic() - before
-        return found
-
-    return interlude
-
-
 def _by_inputs(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     """Many boxes: bound all, attack what is left, then one search over all of it."""
     bounder = Rebound(run.problem, clauses)
@@ -276,7 +208,7 @@ def _by_inputs(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     left = opened["clause"]
     if left.numel() == 0:
         return "refuted"
-    if _attack(run, clauses.select(left), numbers[left], FIRST_ATTACK):
+    if attacked(run, clauses.select(left), numbers[left], FIRST_ATTACK):
         return "witness"
     search = _search(run, bounder, clauses, numbers, opened)
     ended = search.run(run.deadline - INPUTS_ALONE * max(0.0, run.deadline - time.monotonic()))
@@ -297,7 +229,7 @@ def _by_inputs(run: Run, clauses: Clauses, numbers: Tensor) -> str:
 def _input_roots(run: Run, bounder: Rebound, clauses: Clauses, numbers: Tensor) -> Fields | None:
     """Bound every clause's box: the open domains, or None where a witness was found or time ran out."""
     run.tell("root bounds")
-    check = _checker(run, clauses, numbers)
+    check = checker(run, clauses, numbers)
     parts = []
     roots = bounder.roots()
     for start in range(0, len(clauses), run.options.batch):
@@ -326,9 +258,9 @@ def _search(
     return Search(
         bounder,
         batch=batch or run.options.batch,
-        check=_checker(run, clauses, numbers),
+        check=checker(run, clauses, numbers),
         leaf=(lambda fields: leaves(fields, run.deadline)) if run.options.exact_leaves else None,
-        interlude=_interlude(run, clauses, numbers),
+        interlude=interlude_of(run, clauses, numbers),
         progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
         start=start,
         rate=rate,
@@ -337,7 +269,7 @@ def _search(
 
 def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     """One box: cheap root bounds, attack, strong root bounds, then the search (or searches) that fit."""
-    if _slow_root(run, clauses) and _attack(run, clauses, numbers, EARLY_ATTACK):
+    if _slow_root(run, clauses) and attacked(run, clauses, numbers, EARLY_ATTACK):
         return "witness"
     begun = time.monotonic()
     left = _root(run, clauses, numbers)
@@ -348,7 +280,7 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
         return "refuted"
     rooted = time.monotonic() - begun
     # A network that is slow to bound is slow to attack, too.
-    if _attack(run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, rooted)), starts):
+    if attacked(run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, rooted)), starts):
         return "witness"
     small = facts.unstable_rows <= SMALL_ELEMENTS
     slices = SMALL_RACE_SECONDS if small else RACE_SECONDS
@@ -371,42 +303,47 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
         return "refuted"
     tree, bounder = _neuron_splits(run, left)
     if not small:
-        ended = tree.run(min(run.deadline, time.monotonic() + slices))
+        ended = _first_slices(run, tree, slices)
         if ended not in ("timeout", "stuck") or run.late():
             return account(run, tree, ended)
-        run.count("domains", tree.domains)
-        left = left if facts.notes else _refined(run, left)  # no time for the boxes is none for better ones
-        if left is None:
+        # No time for the boxes is none for better ones.
+        better = left if facts.notes else _refined(run, left)
+        if better is None:
             return run.ended()
-        if len(left.clauses) == 0:
+        if len(better.clauses) == 0:
+            run.count("domains", tree.domains)
             return "refuted"
-        tree, bounder = _neuron_splits(run, left)
+        if better.lacking < (1 - WORTH_RESTARTING) * left.lacking:
+            run.count("domains", tree.domains)
+            left = better
+            tree, bounder = _neuron_splits(run, left)
     clauses, numbers, _, facts, _ = left
     searches: list[Search | Programs] = [tree]
     if inputs is not None:
         searches.insert(0, inputs)
     if run.options.exact_leaves and bounder.columns.total <= PROGRAM_ELEMENTS:
         searches.insert(0 if small else len(searches), Programs(
-            run.problem, clauses, facts, check=_checker(run, clauses, numbers),
+            run.problem, clauses, facts, check=checker(run, clauses, numbers),
             progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
+            wait=0.0 if small else bounder.columns.total * PROGRAM_SECONDS,
         ))  # fmt: skip
 
     def last_attack(programs: Programs) -> bool:
         """Attack from points that violate in float64: no search can refute their clauses any more."""
         index, points = programs.violated()
-        return _attack(run, clauses.select(index), numbers[index], LAST_ATTACK, points, thorough=True)
+        return attacked(run, clauses.select(index), numbers[index], LAST_ATTACK, points, thorough=True)
 
     return race(run, searches, slices, last_attack)
 
 
-def _first_slices(run: Run, inputs: Search, seconds: float) -> str:
-    """Input splits before the root's slopes are optimised: for about as long as that takes, and again for as long as
-    a slice removes half of what was left."""
+def _first_slices(run: Run, search: Search, seconds: float) -> str:
+    """A search before better root bounds are sought: for ``seconds``, and again for as long as a slice removes half
+    of what was left."""
     before = 2.0
     ended = "timeout"
-    while ended == "timeout" and not run.late() and inputs.remaining() <= 0.5 * before:
-        before = inputs.remaining()
-        ended = inputs.run(min(run.deadline, time.monotonic() + seconds))
+    while ended == "timeout" and not run.late() and search.remaining() <= 0.5 * before:
+        before = search.remaining()
+        ended = search.run(min(run.deadline, time.monotonic() + seconds))
     return ended
 
 
@@ -475,7 +412,7 @@ def _root(
         run.bound = float(best.min())
     lacking = float(-best[left].clamp(max=0).sum())
     clauses, numbers, starts = clauses.select(left), numbers[left], starts[left]
-    if left.numel() and _checker(run, clauses, numbers)(starts, torch.arange(len(clauses))):
+    if left.numel() and checker(run, clauses, numbers)(starts, torch.arange(len(clauses))):
         return None
     if left.numel() and run.late():
         run.open.append(f"{len(clauses)} clauses, lowest root bound {float(best.min()):.4g}")

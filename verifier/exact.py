@@ -34,8 +34,11 @@ class Programs:
 
     name = "linear programs"
 
-    def __init__(self, problem: Problem, clauses: Clauses, facts: Facts, *, check: Check, progress: Callable):
-        self.bounder = self
+    def __init__(
+        self, problem: Problem, clauses: Clauses, facts: Facts, *, check: Check, progress: Callable, wait: float = 0.0
+    ):
+        """``wait`` is how many seconds another search should have had before this one begins."""
+        self.bounder, self.wait = self, wait
         self.check, self.progress = check, progress
         plan = problem.plan(torch.float64)
         self.trees = [

@@ -20,18 +20,20 @@ def race(
     running = list(searches)
     left = {id(s): _seconds_left(1.0, s.remaining(), s.seconds) for s in searches if s.seconds}
     while True:
-        fresh = [s for s in running if not s.seconds]
-        # What a slice took away foretells little: nobody is left behind for good.
-        behind = [s for s in running if s.seconds < FAIR_SHARE * max(other.seconds for other in running)]
-        first = min(behind, key=lambda s: s.seconds) if behind else min(running, key=lambda s: left.get(id(s), 0.0))
-        chosen = fresh[0] if fresh else first
-        if not fresh and len(running) > 1:
+        most = max(s.seconds for s in running)
+        ready = [s for s in running if not isinstance(s, Programs) or s.wait <= most] or running
+        fresh = [s for s in ready if not s.seconds]
+        first = min(ready, key=lambda s: left.get(id(s), 0.0))
+        # What a slice took away foretells little: nobody is left behind for good, unless the first is about to end.
+        behind = [s for s in ready if s.seconds < FAIR_SHARE * most and left.get(id(first), 0.0) > slices]
+        chosen = fresh[0] if fresh else min(behind, key=lambda s: s.seconds) if behind else first
+        if not fresh and len(ready) > 1:
             slices = min(1.5 * slices, 10.0)
             run.say(
                 f"{chosen.bounder.name} lead; left: "
                 + ", ".join(
                     f"{100 * s.remaining():.3g} % of the tree of {s.bounder.name} after {s.seconds:.1f} s"
-                    for s in running
+                    for s in ready
                 )
             )
         until = run.deadline if len(running) == 1 else min(run.deadline, time.monotonic() + slices)
