@@ -43,7 +43,7 @@ ROOT_SHARE = 0.4
 # The share that bounding the outputs may take after either.
 OUTPUTS_SHARE = 0.3
 # Leaves of each element's tree in the passes that refine root boxes, and the share of the time left for one pass.
-REFINEMENTS, REFINEMENT_STEPS, REFINEMENT_SHARE = (4, 16, 64), 3, 0.35
+REFINEMENTS, REFINEMENT_STEPS, REFINEMENT_SHARE = (2, 4, 16, 64), 3, 0.35
 # What a pass must gain, as a share of what the outputs lack, for a next one to follow.
 REFINEMENT_GAIN = 0.2
 # What all passes must gain for the tree to begin anew with their boxes.
@@ -57,7 +57,7 @@ SMALL_ELEMENTS, SMALL_RACE_SECONDS = 100, 0.5
 # Unstable elements up to which whole trees of linear programs are tried.
 PROGRAM_ELEMENTS = 1000
 # Seconds of other searches that come first, for each of them.
-PROGRAM_SECONDS = 0.01
+PROGRAM_SECONDS = 0.03
 # The share of the time kept from input splits that go alone, for up to so many clauses that they leave open.
 INPUTS_ALONE, FEW_CLAUSES = 0.7, 16
 # Seconds of the attack from points that violate in float64 only.
