@@ -112,7 +112,7 @@ class Rebound:
         if alike and self._shared is not None and torch.equal(self._shared[0], torch.cat(inputs[self.problem.input])):
             return self._shared[1]
         boxes = intermediate_boxes(
-            self.plan, inputs, magnitudes=self.problem.magnitudes, until=self.problem.output
+            self.plan, inputs, magnitudes=self.problem.magnitudes, until=self.problem.output, bands=True
         )
         if alike:
             self._shared = torch.cat(inputs[self.problem.input]), boxes

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,6 +11,8 @@ from provenn.bounds.ops._operator import Box, Multivariate, Operator, Plane, Pre
 from provenn.bounds.ops._planes import corners, lower_plane, product, split_weights, upper_plane
 from provenn.bounds.ops.relaxation import outward
 
+# A band's plane is taken where it misses less than this share of what McCormick's planes miss.
+BAND_GAIN = 0.7
 EXACT_MATMUL_SIZE = 1 << 22  # elements of the four-corner expansion; larger products use centre and radius
 
 
@@ -77,6 +81,53 @@ def _mul_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
         lower_plane(torch.mul, points, *_lower_slopes(x, y, below), low, 1.0),
         upper_plane(torch.mul, points, *_upper_slopes(x, y, above), high, 1.0),
     )
+
+
+@dataclass(frozen=True)
+class Band:
+    """Boxes of ``x - scale y`` and ``x + scale y`` over the same domains as a product's operands; ``scale`` > 0."""
+
+    scale: Tensor
+    difference: Box
+    sum: Box
+
+
+def mul_in_band(planes: tuple[Plane, Plane], x: Box, y: Box, band: Band) -> tuple[Plane, Plane]:
+    """The planes of ``x y``, replaced where those that the band gives leave clearly less volume."""
+    x, y = _broadcast(x, y)
+    less = -y[1], -y[0]
+    lower = _band_plane(x, y, band.scale, band.difference, band.sum)
+    upper = _band_plane(x, less, band.scale, band.sum, band.difference)  # x y = -(x (-y))
+    upper = Plane((-upper.slopes[0], upper.slopes[1]), -upper.offset)
+    area = (x[1] - x[0]) * (y[1] - y[0]) * (4 * BAND_GAIN)
+    below, above = (
+        ((side[1] - side[0]) ** 2 / band.scale < area) & torch.isfinite(plane.offset)
+        for side, plane in ((band.difference, lower), (band.sum, upper))
+    )
+    return _either(below, lower, planes[0]), _either(above, upper, planes[1])
+
+
+def _band_plane(x: Box, y: Box, s: Tensor, q: Box, p: Box) -> Plane:
+    """A plane below ``x y`` where ``x - s y`` lies in q.
+
+    ``4 s x y = (x + s y)^2 - (x - s y)^2 >= 2 c (x + s y) - c^2 - (ql + qu) (x - s y) + ql qu``: the square of the sum
+    lies above its tangent at any c (the middle of ``p``), that of the difference below its chord over q. The offset is
+    lowered by the rounding of the slopes times the largest |x|, |y| and by its own.
+    """
+    info = torch.finfo(s.dtype)
+    c, both = 0.5 * (p[0] + p[1]), q[0] + q[1]
+    a, b = (2 * c - both) / (4 * s), (2 * c + both) / 4
+    offset = (q[0] * q[1] - c * c) / (4 * s)
+    reach = 2 * c.abs() + q[0].abs() + q[1].abs()
+    most_x, most_y = torch.maximum(x[0].abs(), x[1].abs()), torch.maximum(y[0].abs(), y[1].abs())
+    size = reach / (4 * s) * most_x + reach / 4 * most_y + ((q[0] * q[1]).abs() + c * c) / (4 * s)
+    slack = size * (8 * info.eps) + 16 * info.tiny * (1 + 1 / s) * (1 + most_x + most_y)
+    return Plane((a, b), offset - slack)
+
+
+def _either(where: Tensor, plane: Plane, other: Plane) -> Plane:
+    slopes = tuple(torch.where(where, s, t) for s, t in zip(plane.slopes, other.slopes, strict=True))
+    return Plane(slopes, torch.where(where, plane.offset, other.offset))
 
 
 def _broadcast(x: Box, y: Box) -> tuple[Box, Box]:

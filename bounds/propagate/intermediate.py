@@ -12,6 +12,7 @@ from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.backward import backward
+from provenn.bounds.propagate.bands import Band, band, banded, merged
 from provenn.bounds.propagate.coefficients import (
     Elements,
     by_place,
@@ -91,6 +92,7 @@ class Batch:
     deadline: float = math.inf
     stop: Mapping[int, Box] | None = None
     most: int | None = None
+    bands: bool = False
     forward: Forward = field(init=False)
 
     def __post_init__(self) -> None:
@@ -112,6 +114,8 @@ class Batch:
             if alive is not None:
                 self.reduction.add(index, alive)
                 boxes = {operands[0]: (self.reduction.cut(index, box[0]), self.reduction.cut(index, box[1]))}
+        if self.bands and banded(plan, index):
+            self.boxes.bands[index] = band(plan, index, self.boxes, self._from_operands)
         lines = relax(plan, index, boxes, self.slopes.get(index))
         if is_image(plan.shape(index)) and lines.window is None:
             lines = lines.channels_last()
@@ -126,6 +130,15 @@ class Batch:
             self.cuts[index] = (channels_last(low), channels_last(high)) if image else (low, high)
         if boxes is self.boxes:
             self.boxes.lines[index] = lines
+
+    def _from_operands(self, index: int, rows: Tensor, own: dict[int, Lines]) -> Tensor:
+        """Lower bounds ``[domains, rows]`` from a relaxed node with ``own`` lines."""
+        error = RoundingError(self.plan, self.magnitudes) if self.magnitudes is not None else None
+        bound = backward(
+            self.plan, index, rows, self.lines | own, self.inputs,
+            error=error, stop=self.stop, reduction=self.reduction,
+        )  # fmt: skip
+        return bound.expand(self.domains, -1)
 
     def bounds(self, value: int, elements: Tensor, signs: Tensor, sift: bool = False) -> Tensor:
         """Lower bounds ``[domains, k]`` of k flat elements of a value, each times its sign ``[k]``."""
@@ -248,6 +261,7 @@ class Boxes(dict[int, Box]):
     def __init__(self) -> None:
         super().__init__()
         self.lines: dict[int, Lines] = {}
+        self.bands: dict[int, Band] = {}
 
 
 def intermediate_boxes(
@@ -258,6 +272,7 @@ def intermediate_boxes(
     magnitudes: Magnitudes | None = None,
     slopes: Mapping[int, tuple[Tensor | None, Tensor | None]] | None = None,
     until: int | None = None,
+    bands: bool = False,
 ) -> Boxes:
     """Boxes ``[domains, *shape]`` of every value up to ``until`` for a batch of input boxes.
 
@@ -265,7 +280,8 @@ def intermediate_boxes(
     splits) to
     intersect with. Cost: a backward pass of at most 2k rows for each value with k elements unstable in any domain.
     An element
-    whose sign is settled keeps its interval on the other side.
+    whose sign is settled keeps its interval on the other side. ``bands`` asks for the bands of products too,
+    and for the lines of every node below ``until``.
     """
     domains = max(box[0].shape[0] for box in inputs.values())
     size = domains_at_once(plan)
@@ -273,12 +289,14 @@ def intermediate_boxes(
         parts = [
             intermediate_boxes(
                 plan, _domains(inputs, start, size), known=_domains(known, start, size), magnitudes=magnitudes,
-                slopes=_domains(slopes, start, size), until=until,
+                slopes=_domains(slopes, start, size), until=until, bands=bands,
             )
             for start in range(0, domains, size)
         ]  # fmt: skip
         return joined(parts, domains)
-    batch = Batch(plan, inputs, magnitudes, Boxes(), slopes or {}, domains)
+    target = plan.graph.outputs[0] if until is None else until
+    bands = bands and any(banded(plan, i) for i in plan.relaxed_below(target))
+    batch = Batch(plan, inputs, magnitudes, Boxes(), slopes or {}, domains, bands=bands)
     if plan.reducible and domains * max(plan.size(i) for i in plan.reducible) ** 2 > _WORTH:
         batch.reduction = Reduction(plan)
 
@@ -286,6 +304,8 @@ def intermediate_boxes(
         return batch.tighten(value, box)
 
     interval_boxes(plan, inputs, known=known, tighten=tighten, until=until, into=batch.boxes)
+    if bands:
+        batch.prepare(target)
     return batch.boxes
 
 
@@ -313,6 +333,8 @@ def joined(parts: list[Boxes], domains: int) -> Boxes:
     for value, first in parts[0].items():
         sides = [torch.cat([_filled(part, value, side) for part in parts]) for side in (0, 1)]
         result[value] = (sides[0], sides[1]) if sides[0].shape[0] == domains else first
+    for index in parts[0].bands:
+        result.bands[index] = merged([part.bands[index] for part in parts])
     return result
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from provenn.bounds.ops import relaxation
 from provenn.bounds.ops._operator import Multivariate, Univariate
+from provenn.bounds.ops.products import mul_in_band
 from provenn.bounds.propagate.coefficients import channels_last, is_channels_last, stored
 from provenn.bounds.propagate.plan import Plan
 
@@ -165,6 +166,9 @@ def relax(
         return Lines((kl,), None if through else bl, (ku,), bu, positive_upper_offset=through)
     if isinstance(operator, Multivariate):
         low, high = operator.relax(prepared, None, *(boxes[i] for i in operands))
+        band = getattr(boxes, "bands", {}).get(index)
+        if band is not None:
+            low, high = mul_in_band((low, high), boxes[operands[0]], boxes[operands[1]], band)
         window = None
         if "indices" in prepared.tensors:
             window = Window(prepared.tensors["indices"], plan.shape(operands[0]))

@@ -8,6 +8,7 @@ import torch
 
 from provenn.bounds.graph._graph import Node
 from provenn.bounds.ops import OPS, Multivariate, prepare
+from provenn.bounds.ops.products import Band, mul_in_band
 
 LONG = np.longdouble
 FLOAT = torch.float64
@@ -237,3 +238,35 @@ def test_matmul_follows_numpy_and_bounds_its_samples(left, right, limit, monkeyp
             ),
         )
         assert (low <= value).all() and (value <= high).all()
+
+
+def test_band_planes_hold_where_sum_and_difference_lie():
+    """Bands of any width and place: the planes hold for every point of the box whose sum and difference are in them."""
+    generator = torch.Generator().manual_seed(7)
+    rand = lambda: torch.rand(COUNT, 2, generator=generator, dtype=FLOAT)  # noqa: E731
+    op, p = OPS["mul"], prepared("mul", (2,), ((2,), (2,)))
+    x, y = box(generator, 2), box(generator, 2)
+    scale = torch.nan_to_num((x[1] - x[0]) / (y[1] - y[0]), nan=1.0, posinf=1.0).clamp(min=1e-20) * (
+        0.5 + rand()
+    )
+    ends = [x[0] - scale * y[1], x[1] - scale * y[0]], [x[0] + scale * y[0], x[1] + scale * y[1]]
+    sides = []
+    for low, high in ends:
+        width, start = (high - low) * rand() * 0.8, rand()
+        first = low + (high - low - width) * start
+        sides.append((first, first + width))
+    below, above = mul_in_band(op.relax(p, None, x, y), x, y, Band(scale, *sides))
+    plain = op.relax(p, None, x, y)
+    assert ((below.slopes[0] != plain[0].slopes[0]) | (below.offset != plain[0].offset)).double().mean() > 0.2
+    met = 0
+    for s, t in shares(generator, 400):
+        a, b = inside(x, s), inside(y, t)
+        both = [a - long(scale) * b, a + long(scale) * b]
+        within = np.ones(a.shape, dtype=bool)
+        for value, (low, high) in zip(both, sides, strict=True):
+            within &= (long(low) <= value) & (value <= long(high))
+        met += within.sum()
+        under = long(below.slopes[0]) * a + long(below.slopes[1]) * b + long(below.offset)
+        over = long(above.slopes[0]) * a + long(above.slopes[1]) * b + long(above.offset)
+        assert ((under <= a * b) & (a * b <= over))[within].all()
+    assert met > 10 * COUNT
