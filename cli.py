@@ -22,13 +22,14 @@ Errors are one line on standard error.
 
 def _existing(_context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Refuse what is certainly not a readable file before anything heavy is loaded."""
+    name = (parameter.name or "").removesuffix("_path")
     if os.path.isdir(value):
-        raise InputError(f"{parameter.name} {value!r} is a directory, expected a file")
+        raise InputError(f"{name} {value!r} is a directory, expected a file")
     try:
         with open(value, "rb"):
             return value
     except OSError as error:
-        raise InputError(f"cannot read {parameter.name} {value!r}: {error.strerror}") from error
+        raise InputError(f"cannot read {name} {value!r}: {error.strerror}") from error
 
 
 @click.group(epilog=EPILOG)
@@ -73,15 +74,18 @@ def verify(
     # Idle OpenMP threads that spin take the cores of whatever else runs; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     started = watchdog.process_start()
-    options = Options(
-        timeout=timeout,
-        started=started,
-        device=device,
-        threads=threads,
-        memory=memory,
-        seed=seed,
-        verbose=verbose,
-    )
+    try:
+        options = Options(
+            timeout=timeout,
+            started=started,
+            device=device,
+            threads=threads,
+            memory=memory,
+            seed=seed,
+            verbose=verbose,
+        )
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
     line = report.ProgressLine(sys.stderr, started, enabled=not verbose)
     try:
         outcome = watchdog.supervise(

@@ -105,6 +105,8 @@ def _make_folder(path: str) -> None:
 @contextlib.contextmanager
 def _exclusive(path: str) -> Iterator[None]:
     """Hold a results file for one bench: two would run, and write, every instance twice."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a device may be read for ever
+        raise InputError(f"results {path!r} is not a regular file; name another")
     try:
         file = open(path, "a")  # noqa: SIM115 (held by the with below)
     except OSError as error:

@@ -204,7 +204,8 @@ class Fixed:
             return fields
         lower, upper = self.planes.clipped(fields["lower"], fields["upper"], fields["sign"])
         fields = dict(fields, lower=lower, upper=upper)
-        held = (lower <= upper).all(1)
+        # At a jump the open end may lie beyond a box of subnormal width, which is not empty.
+        held = ((lower <= upper) | self._jumps).all(1)
         return fields if bool(held.all()) else {k: v[held] for k, v in fields.items()}
 
     def improved(self, fields: Fields) -> tuple[Objective, Optimised]:

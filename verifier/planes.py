@@ -148,7 +148,10 @@ def planes_of(
             trace, error = Trace(), RoundingError(plan, magnitudes)
             rows = rows.view(1, chosen.numel(), *plan.shape(value))
             bound = backward(plan, value, rows, lines, inputs, trace=trace, error=error)[0]
-            a = trace.inputs[input_].expand(1, *rows.shape[1:2], *plan.shape(input_))[0].flatten(1)
+            a = trace.inputs.get(input_)
+            if a is None:  # the rows do not depend on the input
+                a = lower.new_zeros(1, *rows.shape[1:2], *plan.shape(input_))
+            a = a.expand(1, *rows.shape[1:2], *plan.shape(input_))[0].flatten(1)
             least = torch.minimum(a * lower, a * upper)
             slack = gamma(2 * least.shape[1] + 4, torch.float64) * (least.abs().sum(1) + bound.abs())
             found.append((a, bound - least.sum(1) - slack))

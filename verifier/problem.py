@@ -131,10 +131,11 @@ class Problem:
 
     @cached_property
     def free_inputs(self) -> Tensor:
-        """Flat indices of inputs that vary: wider than the rounding of a literal."""
+        """Flat indices of inputs that vary: wider than the rounding of a literal, or all if none is."""
         lower, upper = self.hull[0][0], self.hull[1][0]
         scale = torch.maximum(lower.abs(), upper.abs()).clamp(min=1e-30)
-        return ((upper - lower) > 2e-7 * scale).nonzero().squeeze(1)
+        wide = (upper - lower) > 2e-7 * scale
+        return (wide if bool(wide.any()) else torch.ones_like(wide)).nonzero().squeeze(1)
 
     @cached_property
     def magnitudes(self) -> Magnitudes:

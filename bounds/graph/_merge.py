@@ -91,6 +91,8 @@ def _merge(matrices: Matrices, first: Node, second: Node) -> _Merged | None:
     if len(groups.representative) == weight.shape[1]:
         return None
     variable = groups.group >= 0
+    if not variable.any() or not after.any():
+        return None
     opposite = variable & (groups.factor < 0)
     if weight.shape[0] * after.shape[1] > 4 * (weight.size + after.size) and opposite.any():
         return None

@@ -342,7 +342,7 @@ def evaluated(node: Node, operands: list[Known]) -> Known | None:
 def moves(node: Node, shapes: list[tuple[int, ...]]) -> np.ndarray | None:
     """For every element of the node its flat position among its joined operands, -1 for 0; None where it computes."""
     sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes]
-    first = np.cumsum([0, *sizes[:-1]])
+    first = np.cumsum([0, *sizes])[: len(sizes)]
     places = [start + np.arange(n).reshape(shape) for start, n, shape in zip(first, sizes, shapes, strict=True)]
     if node.operator == "reshape":
         return places[0].reshape(node.shape)

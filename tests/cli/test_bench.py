@@ -128,6 +128,7 @@ def test_bad_sources_and_results_are_refused(tmp_path: Path) -> None:
     for source, results_file in (
         (str(folder), str(tmp_path / "notes.csv")),
         (str(folder), str(tmp_path / "no" / "folder" / "r.csv")),
+        (str(folder), "/dev/full"),
         (str(tmp_path / "none"), output),
         (str(tmp_path / "toy" / "onnx"), output),
     ):

@@ -193,6 +193,17 @@ def test_neurons_with_constant_input_move_into_the_bias():
     assert relus(compare(nodes, simplify(nodes, [0], [3]))) == [1]
 
 
+@pytest.mark.parametrize("first, second", [(0.0, 1.0), (1.0, 0.0)])
+def test_layers_of_zeros_are_left_alone(first, second):
+    nodes = chain(
+        ("linear", {"weight": np.full((2, 3), np.float32(first)), "bias": np.float32([3, 2, -1])}),
+        ("relu", {}),
+        ("linear", {"weight": np.full((3, 2), np.float32(second))}),
+        shape=(1, 2),
+    )  # fmt: skip
+    compare(nodes, simplify(nodes, [0], [3]))
+
+
 def maximum_tree(width: int) -> list[Node]:
     """The largest of ``width`` affine functions, written with three ReLUs per pair as converters do."""
     parts = [weights(2, width)]
