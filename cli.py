@@ -84,8 +84,8 @@ def verify(
             seed=seed,
             verbose=verbose,
         )
-    except InputError as error:
-        raise click.UsageError(str(error)) from error
+    except InputError as wrong:
+        raise click.UsageError(str(wrong)) from wrong
     line = report.ProgressLine(sys.stderr, started, enabled=not verbose)
     try:
         outcome = watchdog.supervise(

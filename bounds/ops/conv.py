@@ -144,7 +144,8 @@ def _spread_natively(
     prepared: Prepared, a: Tensor, weight: Tensor, begin: Sequence[int], wide: Sequence[int]
 ) -> Tensor:
     derived = prepared.derived
-    if tuple(begin) == derived["begin"] and tuple(wide) == derived["wide"]:
+    whole = (tuple(a.shape[2:]), tuple(begin), tuple(wide))
+    if whole == (derived["narrow"], derived["begin"], derived["wide"]):
         common, output_padding, crop = derived["common"], derived["output_padding"], derived["crop"]
     else:  # windows: nothing is cut off
         common, output_padding, crop = (0, 0), (0, 0), None

@@ -194,6 +194,7 @@ class _Sweep:
             not alone
             or max(derived["strides"]) == 1
             or any(derived["begin"])
+            or max(derived["pads"]) > 0
             or not is_image(self.plan.shape(operand))
         ):
             return False

@@ -48,3 +48,29 @@ def test_rows_of_elements_stay_sound(operator: str) -> None:
     torch.testing.assert_close(found, backward(plan, 4, dense.view(1, -1, *IMAGE), lines, inputs))
     x = lower + 0.7 * torch.from_numpy(random.random((200, *IMAGE))).round()
     assert (evaluate(graph, [x])[0].flatten(1)[:, elements] >= found - 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    "shape, kernel, strides, image",
+    [((1, 2, 1, 2), (1, 2), (1, 2), (1, 3, 2, 1)), ((1, 2, 4, 4), (1, 1), (2, 2), (1, 3, 3, 3))],
+)
+@torch.no_grad()
+def test_windows_of_the_padding_alone(shape, kernel, strides, image) -> None:
+    """The last outputs read nothing but end padding; their windows may be as large as the operand."""
+    random = np.random.default_rng(4)
+    attributes = {"weight": random.normal(size=(3, 2, *kernel)), "bias": random.normal(size=3)}
+    attributes |= {"strides": strides, "pads": [0, 0, 1, 1], "dilations": [1, 1], "groups": 1}
+    after = {"weight": random.normal(size=(3, 3, 3, 3)), "pads": [1, 1, 1, 1]}
+    after = attributes | after | {"strides": [1, 1]}
+    nodes = [Node("input", (), shape), Node("conv", (0,), image, attributes), Node("conv", (1,), image, after)]
+    nodes += [Node("affine", (1,), image, {"scale": np.array(-2.0)}), Node("sub", (1, 3), image)]
+    plan = Plan(Graph(tuple(nodes), (0,), (2, 4)))
+    inputs = {0: (torch.zeros(1, *shape).double(), torch.ones(1, *shape).double())}
+    size = int(np.prod(image))
+    elements = by_place(image, torch.arange(size))
+    dense = torch.eye(size).double()[None, elements].view(1, size, *image)
+    for target in (1, 2, 4):
+        extents = plan.extents(target)
+        rows = elements_of(image, elements, torch.ones(1, size).double(), extents[target])
+        found = backward(plan, target, rows, {}, inputs, extents=extents)
+        torch.testing.assert_close(found, backward(plan, target, dense, {}, inputs))

@@ -68,7 +68,8 @@ def test_a_jump_inside_a_subnormal_box_loses_no_side(tmp_path) -> None:
     bounder = root_bounder(network, [("-1", "1")])
     root = bounder.roots()
     assert bounder.planes is not None and 0 < float(root["upper"]) < JUMP_STEP
-    below, above = (dict(zip(root, part)) for part in zip(*(v.chunk(2) for v in bounder.split(root).values())))
+    halves = zip(*(v.chunk(2) for v in bounder.split(root).values()), strict=True)
+    below, above = (dict(zip(root, part, strict=True)) for part in halves)
     for part in (below, above):
         assert bounder.clip(part)["bound"].numel() == 1
     assert bounder.clip(bounder.split(above))["bound"].numel() == 2
