@@ -228,3 +228,10 @@ def test_random_networks(seed: int) -> None:
     made = specialise(graph, lower, np.where(fixed, lower, lower + 1), fixed, np.array([1, 3]))
     assert work(made.graph) <= work(graph)
     agree(graph, fixed, np.array([1, 3]), folds=made.free is not None)
+
+
+def test_unread_outputs_of_a_constant_are_cut_off() -> None:
+    """A node without operands below the cut: a sum with a constant that is elementwise."""
+    value = RANDOM.normal(size=(1, 4))
+    nodes = [Node("input", (), (1, 3)), linear(0, 3, 4), Node("constant", (), (1, 4), {"value": value})]
+    agree(graph_of([*nodes, Node("add", (1, 2), (1, 4))]), np.zeros(3, bool), np.array([1, 3]), folds=False)
