@@ -37,12 +37,14 @@ ROWS = 32
 _BY_SIGN = frozenset({"relu", "leaky_relu", "prelu", "abs"})
 # Multiplications of one row's pass from which it pays to ask for one side of the boxes first.
 _COSTLY = 1 << 17
+# Multiplications of a pass of one side of all elements in all domains from which it pays to look for dead ones first.
+_LARGE = 1 << 24
 # Elements of all domains from which it pays to treat apart those whose lines differ.
 _WORTH_NARROWING = 1 << 9
 # Entries of a batch's matrices from which it pays to leave out dead elements.
 _WORTH = 1 << 16
 # Bytes of one coefficient tensor that keep a chunk's passes inside the processor's cache.
-CACHE = 1 << 22
+CACHE = 1 << 23
 
 
 def unstable(plan: Plan, value: int, box: Box) -> Tensor:
@@ -186,9 +188,31 @@ class Batch:
         self.prepare(value)
         if settles_by_sign(plan, value) and plan.cost(value) > _COSTLY and elements.numel() * self.domains > ROWS:
             return self._by_sign(value, elements, box)
+        if read_by_relus(plan, value) and plan.cost(value) * elements.numel() * self.domains > _LARGE:
+            return self._dead_first(value, elements, box)
         one = torch.ones(elements.numel(), dtype=plan.dtype, device=plan.device)
         bound = self.bounds(value, torch.cat([elements, elements]), torch.cat([one, -one]))
         return merge(box, elements, bound[:, : one.numel()], -bound[:, one.numel() :])
+
+    def _dead_first(self, value: int, elements: Tensor, box: Box) -> Box:
+        """Upper ends of elements that the interval makes likely to be dead, then all ends of what is not dead.
+
+        The image of a dead element is 0 whatever its lower end is, so nothing is lost.
+        """
+        low, high = flattened(box[0], 1).clone(), flattened(box[1], 1).clone()
+        likely = (low[:, elements] + high[:, elements]).sum(0) <= 0
+        tried, rest = elements[likely], elements[~likely]
+        if tried.numel():
+            minus = torch.full((tried.numel(),), -1.0, dtype=low.dtype, device=low.device)
+            bound = self.bounds(value, tried, minus)
+            _tighten(low, high, tried, bound, minus)
+            tried = tried[~(bound >= 0).all(0)]
+        both = torch.cat([tried, rest, rest])
+        if both.numel():
+            signs = torch.ones(both.numel(), dtype=low.dtype, device=low.device)
+            signs[tried.numel() + rest.numel() :] = -1
+            _tighten(low, high, both, self.bounds(value, both, signs), signs)
+        return low.view(box[0].shape), high.view(box[1].shape)
 
     def _by_sign(self, value: int, elements: Tensor, box: Box) -> Box:
         """The side that the interval makes likely to settle an element's sign first; the other side for the rest."""
@@ -228,6 +252,11 @@ def settles_by_sign(plan: Plan, value: int) -> bool:
         ):
             return False
     return True
+
+
+def read_by_relus(plan: Plan, value: int) -> bool:
+    """Whether a value is read by relus alone, so that an element below 0 matters no more."""
+    return all(plan.operators[index].name == "relu" for index in plan.consumers[value])
 
 
 def _alive(plan: Plan, index: int, box: Box) -> Tensor | None:
