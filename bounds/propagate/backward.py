@@ -23,6 +23,7 @@ from provenn.bounds.propagate.coefficients import (
     flattened,
     is_channels_last,
     is_dense,
+    products,
     stored,
 )
 from provenn.bounds.propagate.extent import Extent, is_image
@@ -311,15 +312,16 @@ class _Sweep:
     def _windows(self, index: int, rows: Windows, lines: Lines, operand: int) -> None:
         a = rows.a
         negative = a.clamp(max=0)
-        slope, spread = rows.gather([lines.lower_slopes[0], lines.spread])
+        vectors = [lines.lower_slopes[0], lines.spread]
+        if lines.spread_offset is not None:
+            vectors.append(lines.spread_offset)
+        slope, spread, *offset = rows.gather(vectors)
         if self.error is not None:
             self.error.relaxed_apart(index, rows, lines)
         if lines.lower_offset is not None:
             self.add_offset(rows.dot(lines.lower_offset))
-        if lines.spread_offset is not None:
-            self.add_offset(
-                Windows(negative, rows.places, rows.extent, rows.shape, False).dot(lines.spread_offset)
-            )
+        if offset:
+            self.add_offset(products(negative, offset[0]))
         new = (a * slope).addcmul_(negative, spread)
         self.push(operand, Windows(new, rows.places, rows.extent, rows.shape), True)
 
@@ -487,8 +489,6 @@ def _concretise(a: Rows, box: tuple[Tensor, Tensor]) -> Tensor:
     if isinstance(a, Elements):
         return a.weights.clamp(min=0) * a.pick(lower) + a.weights.clamp(max=0) * a.pick(upper)
     if isinstance(a, Windows):
-        positive, negative = (
-            Windows(part, a.places, a.extent, a.shape, False) for part in (a.a.clamp(min=0), a.a.clamp(max=0))
-        )
-        return positive.dot(lower) + negative.dot(upper)
+        below, above = a.gather([lower, upper])
+        return products(a.a.clamp(min=0), below) + products(a.a.clamp(max=0), above)
     return dot(a.clamp(min=0), lower) + dot(a.clamp(max=0), upper)

@@ -109,6 +109,13 @@ class Places:
         return self.position * np.array(extent.scale) + np.array(extent.shift)
 
 
+def products(a: Tensor, under: Tensor) -> Tensor:
+    """Inner products ``[1|domains, rows]`` of windows with what lies under them."""
+    if is_channels_last(a):
+        a, under = a.movedim(-3, -1), under.movedim(-3, -1)
+    return torch.linalg.vecdot(flattened(a, 2), flattened(under, 2))
+
+
 @dataclass(frozen=True)
 class Windows:
     """Rows with coefficients ``a [1|domains, rows, channels, h, w]`` on a window each of an image ``shape``.
@@ -136,12 +143,14 @@ class Windows:
     def gather(self, vectors: list[Tensor]) -> list[Tensor]:
         """What lies under every row's window, ``[1|domains, rows, channels, h, w]``, of ``[1|domains, 1, *shape]``;
         0 outside."""
-        return [self._under(v[:, 0]) for v in vectors]
+        images = [v[:, 0, 0].permute(0, 2, 3, 1) for v in vectors]
+        if len(images) == 1:
+            return [self._under(images[0])]
+        return list(self._under(torch.cat(images)).split([v.shape[0] for v in vectors]))
 
     def _under(self, image: Tensor) -> Tensor:
-        """``image [1|domains, 1, channels, H, W]``; copied once for each place, then once for each row."""
+        """``image [1|domains, H, W, channels]``; copied once for each place, then once for each row."""
         left, right, top, bottom = self.room()
-        image = image[:, 0].permute(0, 2, 3, 1)
         if left or right or top or bottom:
             image = F.pad(image, (0, 0, left, right, top, bottom))
         origin = torch.from_numpy(self.places.origins(self.extent) + np.array([top, left])).to(image.device)
@@ -158,7 +167,7 @@ class Windows:
             return self
         if not any(self.room()):
             return Windows(self.a, self.places, self.extent, self.shape)
-        inside = self._under(self.a.new_ones(1, 1, 1, *self.shape[2:]))
+        inside = self._under(self.a.new_ones(1, *self.shape[2:], 1))
         return Windows(self.a * inside, self.places, self.extent, self.shape)
 
     def dot(self, vector: Tensor) -> Tensor:
@@ -167,10 +176,7 @@ class Windows:
             sums = self.cleaned().a.sum((3, 4))
             return torch.matmul(sums, vector[:, 0, 0, :, 0, 0].unsqueeze(-1)).squeeze(-1)
         (under,) = self.gather([vector])
-        a = self.a
-        if is_channels_last(a):
-            a, under = a.movedim(-3, -1), under.movedim(-3, -1)
-        return torch.linalg.vecdot(flattened(a, 2), flattened(under, 2))
+        return products(self.a, under)
 
     def select(self, keep: Tensor) -> Windows:
         return Windows(self.a[:, keep], self.places.select(keep), self.extent, self.shape, self.clean)

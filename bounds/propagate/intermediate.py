@@ -207,11 +207,13 @@ class Batch:
             bound = self.bounds(value, tried, minus)
             _tighten(low, high, tried, bound, minus)
             tried = tried[~(bound >= 0).all(0)]
-        both = torch.cat([tried, rest, rest])
-        if both.numel():
-            signs = torch.ones(both.numel(), dtype=low.dtype, device=low.device)
-            signs[tried.numel() + rest.numel() :] = -1
-            _tighten(low, high, both, self.bounds(value, both, signs), signs)
+        below = torch.cat([tried, rest])
+        if below.numel():
+            one = torch.ones(below.numel(), dtype=low.dtype, device=low.device)
+            minus = -one[: rest.numel()]
+            bound = self.bounds(value, torch.cat([below, rest]), torch.cat([one, minus]))
+            _tighten(low, high, below, bound[:, : one.numel()], one)
+            _tighten(low, high, rest, bound[:, one.numel() :], minus)
         return low.view(box[0].shape), high.view(box[1].shape)
 
     def _by_sign(self, value: int, elements: Tensor, box: Box) -> Box:
@@ -234,11 +236,11 @@ def _widest(box: Box, elements: Tensor, most: int) -> Tensor:
 
 
 def _tighten(low: Tensor, high: Tensor, elements: Tensor, bound: Tensor, signs: Tensor) -> None:
-    """Intersect flat boxes in place with lower bounds of some elements times their signs; NaN changes nothing."""
-    positive = signs > 0
-    for side, kept, end, better in ((1.0, positive, low, torch.fmax), (-1.0, ~positive, high, torch.fmin)):
-        which = elements[kept]
-        end[:, which] = better(end[:, which], side * bound[:, kept])
+    """Intersect flat boxes in place with lower bounds of distinct elements times their signs; NaN changes nothing."""
+    positive, ends = signs > 0, signs * bound
+    for side, kept, better in ((low, positive, torch.fmax), (high, ~positive, torch.fmin)):
+        known = side.index_select(1, elements)
+        side.index_copy_(1, elements, torch.where(kept, better(known, ends), known))
 
 
 def settles_by_sign(plan: Plan, value: int) -> bool:

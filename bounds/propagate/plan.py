@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,9 @@ from provenn.bounds.propagate.memory import available
 
 if TYPE_CHECKING:
     from provenn.bounds.propagate.extent import Extent
+
+# Affine operators with one constant weight, whose image of a box is that of its centre and its radius.
+_CENTRED = frozenset({"linear", "conv", "conv_transpose"})
 
 
 @dataclass(frozen=True)
@@ -160,23 +163,19 @@ class Plan:
         operands = [boxes[i] for i in self.graph.nodes[index].inputs]
         if isinstance(operator, Univariate):
             return operator.interval(prepared, *operands[0])
-        if self.dtype == torch.float32 and operator.name == "linear" and "weight" in prepared.tensors:
-            return self._interval_without_care(prepared, *operands[0])
+        if self.dtype == torch.float32 and operator.name in _CENTRED and "weight" in prepared.tensors:
+            return self._interval_without_care(index, *operands[0])
         return operator.interval(prepared, *operands)
 
     def _interval_without_care(
-        self, prepared: Prepared, lower: torch.Tensor, upper: torch.Tensor
+        self, index: int, lower: torch.Tensor, upper: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The image of a matrix in float32, where nothing is proven: no rounding error is formed."""
-        weight = prepared.tensors["weight"]
-        absolute = prepared.tensors.get("weight_absolute")
-        if absolute is None:
-            absolute = prepared.tensors["weight_absolute"] = weight.abs()
+        """The image of a matrix or kernel in float32, where nothing is proven: no rounding error is formed."""
+        operator, prepared = self.operators[index], self.prepared[index]
+        if index not in self.absolute:
+            self.absolute[index] = replace(prepared, tensors={"weight": prepared.tensors["weight"].abs()})
         centre, radius = (upper + lower).mul_(0.5), (upper - lower).mul_(0.5)
-        centre, radius = torch.matmul(centre, weight), torch.matmul(radius, absolute)
-        bias = prepared.tensors.get("bias")
-        if bias is not None:
-            centre = centre + bias
+        centre, radius = operator.evaluate(prepared, centre), operator.evaluate(self.absolute[index], radius)
         return (centre - radius).nan_to_num_(nan=-torch.inf, neginf=-torch.inf), (
             centre + radius
         ).nan_to_num_(nan=torch.inf, posinf=torch.inf)

@@ -85,11 +85,12 @@ def calls(run) -> int:
 def test_calls_of_a_round(kind: str, tmp_path, monkeypatch) -> None:
     """As many calls for 1,024 domains as for one: nothing loops over domains.
 
-    Dead elements and lines that differ on few elements are treated apart from some number of domains on; here from
-    the first one.
+    Dead elements and lines that differ on few elements are treated apart from some number of domains on, and dead
+    elements sought first; here from the first one.
     """
     monkeypatch.setattr(intermediate, "_WORTH_NARROWING", 0)
     monkeypatch.setattr(intermediate, "_WORTH", 0)
+    monkeypatch.setattr(intermediate, "_LARGE", 0)
     bounder = bounder_of(kind, tmp_path)
     one = opened(bounder)
     many = {k: v.repeat_interleave(MANY, 0) for k, v in one.items()}

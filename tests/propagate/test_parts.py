@@ -10,9 +10,10 @@ import torch
 from provenn.bounds.propagate import intermediate
 from provenn.bounds.propagate.backward import backward
 from provenn.bounds.propagate.coefficients import by_place, elements_of
-from provenn.bounds.propagate.intermediate import intermediate_boxes, one_hot
+from provenn.bounds.propagate.intermediate import intermediate_boxes, one_hot, read_by_relus
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.lines import relax_all
+from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
 
 from .small import MAKERS, Case, case, convolutional, residual
@@ -94,3 +95,33 @@ def test_narrow_lines(name: str, tmp_path, monkeypatch) -> None:
         monkeypatch.setattr(intermediate, "_WORTH_NARROWING", worth)
         monkeypatch.setattr(intermediate, "_WORTH", worth)
         same(intermediate_boxes(made.plan, made.inputs, until=made.target), made.boxes)
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+@pytest.mark.parametrize("domains", [1, 3])
+def test_dead_first(name: str, domains: int, tmp_path, monkeypatch) -> None:
+    """Looking for dead elements first changes nothing but the lower ends of those that are dead in every domain."""
+    made = case(name, tmp_path, domains=domains)
+    plan = made.plan
+    monkeypatch.setattr(intermediate, "_COSTLY", 1 << 60)
+    monkeypatch.setattr(intermediate, "_LARGE", 1 << 60)
+    expected = intermediate_boxes(plan, made.inputs, until=made.target)
+    monkeypatch.setattr(intermediate, "_LARGE", 0)
+    found = intermediate_boxes(plan, made.inputs, until=made.target)
+    for value, (low, high) in expected.items():
+        dead = (high <= 0).all(0) if plan.consumers[value] and read_by_relus(plan, value) else high[0] < high[0]
+        assert torch.equal((found[value][1] <= 0).all(0)[dead], dead[dead])
+        for one, other in zip(found[value], (low, high), strict=True):
+            assert ((one - other).abs() <= 1e-10 * (1 + other.abs()))[:, ~dead].all(), value
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_intervals_in_float32(name: str, tmp_path) -> None:
+    """Intervals in float32, made without rounding errors, are those of float64 but for roundings."""
+    made = case(name, tmp_path)
+    rough = Plan(made.plan.graph, torch.float32)
+    expected = interval_boxes(made.plan, made.inputs)
+    found = interval_boxes(rough, {v: (b[0].float(), b[1].float()) for v, b in made.inputs.items()})
+    for value, ends in expected.items():
+        for one, other in zip(found[value], ends, strict=True):
+            assert (one - other).abs().max() <= 1e-4 * (1 + other.abs().max()), value
