@@ -45,8 +45,7 @@ class Trace:
 
     ``positive[i]``/``negative[i]`` are ``max(a,0)``/``min(a,0)`` on relaxed node i's output,
     ``[domains, rows, *shape]``; ``inputs[i]`` the coefficients on graph input i. With ``narrow`` a node whose lines
-    have a
-    gap keeps only the elements of the gap, ``[domains, rows, k]``.
+    have a gap keeps only the elements of the gap, ``[domains, rows, k]``.
     """
 
     narrow: bool = False
@@ -209,32 +208,23 @@ class _Sweep:
     def relaxed(self, index: int, a: Rows, owned: bool) -> None:
         lines = self.lines[index]
         operands = self.plan.graph.nodes[index].inputs if lines.lower_slopes else ()
+        if not isinstance(a, Tensor) and lines.window is None and len(operands) == 1:
+            through = self._windows if isinstance(a, Windows) else self._elements
+            return through(index, a, lines, operands[0])  # type: ignore[arg-type]
         if not isinstance(a, Tensor):
-            if lines.window is None and len(operands) == 1:
-                through = self._windows if isinstance(a, Windows) else self._elements
-                through(index, a, lines, operands[0])  # type: ignore[arg-type]
-                return
             a, owned = a.dense(), True
-        if self.sieve is not None and not self.coefficients and not self.waiting:
-            keep = self.sieve.test(index, a, self.offset, self.error)
-            if keep is not None:
-                if keep.numel() == 0:
-                    return
-                a, owned = _selected(a, keep), True
-                self.offset = None if self.offset is None else self.offset[:, keep]
-                if self.error is not None:
-                    self.error.keep(keep)
+        kept = self._sieved(index, a)
+        if kept is not None and kept.numel() == 0:
+            return
+        if kept is not None:
+            a, owned = _selected(a, kept), True
         if lines.gap is not None and (self.trace is None or self.trace.narrow):
             if not _covers(a, lines):
                 a, owned = a.expand(lines.lower_slopes[0].shape[0], *a.shape[1:]), False
             if lines.gap.channels_last != is_channels_last(a):  # type: ignore[union-attr]
                 a = channels_last(a) if lines.gap.channels_last else a.contiguous()  # type: ignore[union-attr]
             elif not (owned and is_dense(a)):
-                a = (
-                    a.clone()
-                    if is_dense(a)
-                    else (channels_last(a) if is_channels_last(a) else a.contiguous())
-                )
+                a = a.clone() if is_dense(a) else (channels_last(a) if is_channels_last(a) else a.contiguous())
             self._where_they_differ(index, a, lines, operands[0])
         elif lines.window is None and len(operands) == 1 and self.trace is None and self.error is None:
             negative = a.clamp(max=0)
@@ -243,6 +233,17 @@ class _Sweep:
             self.push(operands[0], new.addcmul_(negative, lines.spread), True)
         else:
             self._in_general(index, a, owned, lines, operands)
+
+    def _sieved(self, index: int, a: Tensor | Windows) -> Tensor | None:
+        """The rows that the sieve keeps at a relaxed node; None where all go on."""
+        if self.sieve is None or self.coefficients or self.waiting:
+            return None
+        keep = self.sieve.test(index, a, self.offset, self.error)
+        if keep is not None:
+            self.offset = None if self.offset is None else self.offset[:, keep]
+            if self.error is not None:
+                self.error.keep(keep)
+        return keep
 
     def _in_general(
         self, index: int, a: Tensor, owned: bool, lines: Lines, operands: tuple[int, ...]
@@ -310,6 +311,10 @@ class _Sweep:
         self.push(operand, Elements(a.index, weights, a.shape, a.places), False)
 
     def _windows(self, index: int, rows: Windows, lines: Lines, operand: int) -> None:
+        kept = self._sieved(index, rows)
+        if kept is not None and kept.numel() == 0:
+            return
+        rows = rows if kept is None else rows.select(kept)
         a = rows.a
         negative = a.clamp(max=0)
         vectors = [lines.lower_slopes[0], lines.spread]
@@ -463,7 +468,7 @@ def backward(
                 trace.inputs[index] = a if isinstance(a, Tensor) else a.dense()
             if error is not None:
                 error.concretised(index, a, box)
-            term = _concretise(a, box)
+            term = concretise(a, box)
             bound = term if bound is None else bound + term
         elif plan.linear[index]:
             sweep.linear(index, a, owned)
@@ -483,7 +488,7 @@ def backward(
     return bound if sieve is None else sieve.merged(bound)
 
 
-def _concretise(a: Rows, box: tuple[Tensor, Tensor]) -> Tensor:
+def concretise(a: Rows, box: tuple[Tensor, Tensor]) -> Tensor:
     """Minimum of ``a . x`` over the box, from the ends themselves (no midpoint: no cancellation)."""
     lower, upper = box[0].unsqueeze(1), box[1].unsqueeze(1)
     if isinstance(a, Elements):

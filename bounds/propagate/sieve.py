@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate.coefficients import Windows
 from provenn.bounds.propagate.rounding import RoundingError
 
 # Rows are only dropped when at least this share of them goes: the rest has to be copied.
@@ -32,23 +33,22 @@ class Sieve:
         self.rows = torch.arange(count, device=like.device)
 
     def test(
-        self, index: int, a: Tensor, offset: Tensor | None, error: RoundingError | None
+        self, index: int, a: Tensor | Windows, offset: Tensor | None, error: RoundingError | None
     ) -> Tensor | None:
         """The rows to keep (positions among those on their way), or None to keep all."""
-        from provenn.bounds.propagate.backward import dot
+        from provenn.bounds.propagate.backward import concretise
 
         box = self.boxes.get(index)
-        if box is None or a.numel() < WORTH:
+        if box is None or (a.a if isinstance(a, Windows) else a).numel() < WORTH:
             return None
-        lower, upper = (end.unsqueeze(1) for end in box)
-        bound = dot(a, lower) + dot(a.clamp(max=0), upper - lower)
+        bound = concretise(a, box)
         if offset is not None:
             bound = bound + offset
         if error is not None:
             bound = error.partial(index, a, bound)
         open_ = ~(bound >= 0).all(0)
         keep = open_.nonzero().squeeze(1)
-        if keep.numel() > (1 - SHARE) * a.shape[1]:
+        if keep.numel() > (1 - SHARE) * open_.numel():
             return None
         settled = (~open_).nonzero().squeeze(1)
         self.best[:, self.rows[settled]] = bound[:, settled].expand(self.best.shape[0], -1)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from provenn.bounds.propagate import intermediate
+from provenn.bounds.propagate import intermediate, sieve
 from provenn.bounds.propagate.backward import backward
-from provenn.bounds.propagate.coefficients import by_place, elements_of
+from provenn.bounds.propagate.coefficients import Windows, by_place, elements_of
 from provenn.bounds.propagate.intermediate import intermediate_boxes, one_hot, read_by_relus
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.lines import relax_all
@@ -125,3 +125,33 @@ def test_intervals_in_float32(name: str, tmp_path) -> None:
     for value, ends in expected.items():
         for one, other in zip(found[value], ends, strict=True):
             assert (one - other).abs().max() <= 1e-4 * (1 + other.abs().max()), value
+
+
+@pytest.mark.parametrize("proven", [False, True])
+def test_sieved_windows(proven: bool, tmp_path, monkeypatch) -> None:
+    """Windows of rows that are settled before the last step are dropped; every box still contains sampled values."""
+    made = large("residual", tmp_path)
+    plan = made.plan
+    monkeypatch.setattr(intermediate, "_COSTLY", 0)
+    monkeypatch.setattr(sieve, "WORTH", 0)
+    monkeypatch.setattr(sieve, "SHARE", 0.0)
+    dropped, test = [0], sieve.Sieve.test
+
+    def counted(self, index, a, offset, error):
+        before = self.rows.numel()
+        keep = test(self, index, a, offset, error)
+        dropped[0] += before - self.rows.numel() if isinstance(a, Windows) else 0
+        return keep
+
+    monkeypatch.setattr(sieve.Sieve, "test", counted)
+    magnitudes = Magnitudes(plan, interval_boxes(plan, made.inputs)) if proven else None
+    boxes = intermediate_boxes(plan, made.inputs, magnitudes=magnitudes, until=made.target)
+    assert dropped[0] > 0
+    generator = torch.Generator().manual_seed(3)
+    (source, (lower, upper)), *_ = made.inputs.items()
+    for _ in range(20):
+        point = torch.where(torch.rand(lower.shape, generator=generator) < 0.5, lower, upper)
+        for value, (low, high) in interval_boxes(plan, {source: (point, point)}).items():
+            if value in boxes:
+                room = 0.0 if proven else 1e-9
+                assert (boxes[value][0] <= high + room).all() and (boxes[value][1] >= low - room).all(), value
