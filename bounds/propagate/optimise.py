@@ -158,7 +158,8 @@ class _Adam:
         self.count += 1
         self.mean.lerp_(gradient, 1 - one)
         self.square.mul_(two).addcmul_(gradient, gradient, value=1 - two)
-        step = torch.rsqrt(self.square, out=gradient).mul_(self.mean)
-        if rate is not None:
-            step.mul_(rate)
-        flat.add_(step, alpha=size * (1 - two**self.count) ** 0.5 / (1 - one**self.count))
+        size *= (1 - two**self.count) ** 0.5 / (1 - one**self.count)
+        if rate is None:
+            flat.addcdiv_(self.mean, torch.sqrt(self.square, out=gradient), value=size)
+        else:
+            flat.addcmul_(torch.rsqrt(self.square, out=gradient).mul_(self.mean), rate, value=size)
