@@ -139,7 +139,7 @@ class RoundingError:
         if self.total is not None:
             self.total = self.total[:, rows]
 
-    def partial(self, index: int, a: Tensor, bound: Tensor) -> Tensor:
+    def partial(self, index: int, a: Tensor | Windows, bound: Tensor) -> Tensor:
         """A bound that stops at the box of node ``index``, less the error so far and that of the last products."""
         last = self._product(a, self._cut(index, self.magnitudes.value[index] * (4 * self._factor(index))))
         return self._less(bound, last if self.total is None else self.total + last)
