@@ -11,8 +11,6 @@ from provenn.bounds.ops._operator import Box, Multivariate, Operator, Plane, Pre
 from provenn.bounds.ops._planes import corners, lower_plane, product, split_weights, upper_plane
 from provenn.bounds.ops.relaxation import outward
 
-# A band's plane is taken where it misses less than this share of what McCormick's planes miss.
-BAND_GAIN = 0.7
 EXACT_MATMUL_SIZE = 1 << 22  # elements of the four-corner expansion; larger products use centre and radius
 
 
@@ -93,13 +91,13 @@ class Band:
 
 
 def mul_in_band(planes: tuple[Plane, Plane], x: Box, y: Box, band: Band) -> tuple[Plane, Plane]:
-    """The planes of ``x y``, replaced where those that the band gives leave clearly less volume."""
+    """The planes of ``x y``, replaced where those that the band gives leave less volume."""
     x, y = _broadcast(x, y)
     less = -y[1], -y[0]
     lower = _band_plane(x, y, band.scale, band.difference, band.sum)
     upper = _band_plane(x, less, band.scale, band.sum, band.difference)  # x y = -(x (-y))
     upper = Plane((-upper.slopes[0], upper.slopes[1]), -upper.offset)
-    area = (x[1] - x[0]) * (y[1] - y[0]) * (4 * BAND_GAIN)
+    area = (x[1] - x[0]) * (y[1] - y[0]) * 4
     below, above = (
         ((side[1] - side[0]) ** 2 / band.scale < area) & torch.isfinite(plane.offset)
         for side, plane in ((band.difference, lower), (band.sum, upper))

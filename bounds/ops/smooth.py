@@ -227,6 +227,8 @@ def _far(lower: Tensor, upper: Tensor) -> Candidates:
     """Beyond ``PERIODIC_LIMIT`` only ``-1 <= f <= 1`` is used: the linear rest is extremal at the ends."""
     limit = PERIODIC_LIMIT if lower.dtype == torch.float64 else 1e3
     far = torch.maximum(lower.abs(), upper.abs()) > limit
+    if not bool(far.any()):
+        return []
     return [(torch.where(far, end, torch.nan), -1.0, 1.0) for end in (lower, upper)]
 
 
@@ -240,6 +242,18 @@ def _cos_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) ->
     angle = torch.asin(slope.clamp(-1.0, 1.0))
     families = [_first_and_last(start, 2 * math.pi, lower, upper) for start in (-angle, math.pi + angle)]
     return [*families[0], *families[1], *_far(lower, upper)]
+
+
+def _wave_start(lower: Tensor, upper: Tensor, phase: float) -> Box | None:
+    """Tangent at the middle and chord where ``sin(x + phase)`` bends one way on every box; None where it does not."""
+    first, last = torch.floor((lower + phase) / math.pi), torch.floor((upper + phase) / math.pi)
+    if not bool((last - first == 0).all()):  # neither where an end is infinite
+        return None
+    bowl = torch.remainder(first, 2) == 1
+    tangent = torch.cos(0.5 * lower + 0.5 * upper + phase)
+    rise = torch.sin(upper + phase) - torch.sin(lower + phase)
+    chord = torch.where(upper > lower, rise / (upper - lower), tangent)
+    return torch.where(bowl, tangent, chord), torch.where(bowl, chord, tangent)
 
 
 def _tan_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
@@ -357,9 +371,21 @@ POW = _bent(
     limits=_pow_limits,
     breakpoints=_zero,
 )
-SIN = record("sin", lambda p, x: torch.sin(x), _sin_candidates, lambda p, x: torch.cos(x), limits=(-1.0, 1.0))
+SIN = record(
+    "sin",
+    lambda p, x: torch.sin(x),
+    _sin_candidates,
+    lambda p, x: torch.cos(x),
+    limits=(-1.0, 1.0),
+    start=lambda p, lower, upper: _wave_start(lower, upper, 0.0),
+)
 COS = record(
-    "cos", lambda p, x: torch.cos(x), _cos_candidates, lambda p, x: -torch.sin(x), limits=(-1.0, 1.0)
+    "cos",
+    lambda p, x: torch.cos(x),
+    _cos_candidates,
+    lambda p, x: -torch.sin(x),
+    limits=(-1.0, 1.0),
+    start=lambda p, lower, upper: _wave_start(lower, upper, 0.5 * math.pi),
 )
 TAN = record("tan", lambda p, x: torch.tan(x), _tan_candidates, lambda p, x: torch.cos(x) ** -2)
 SOFTPLUS = _bent(

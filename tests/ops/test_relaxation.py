@@ -161,3 +161,20 @@ def test_a_power_with_several_exponents_is_refused():
     op, p = record("pow", exponent=np.array([2.0, 3.0]))
     with pytest.raises(NotImplementedError, match=r"exponent=\[2.0, 3.0\]"):
         op.evaluate(p, tensor(1.0, 2.0))
+
+
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_a_wave_that_bends_one_way_has_chord_and_tangent(name):
+    """Between two zeros, of either sign and far from 0: what the search finds, which any other box still needs."""
+    op, p = record(name)
+    function = getattr(torch, name)
+    zeros = (torch.arange(-7, 7, dtype=FLOAT) + (0.5 if name == "cos" else 0.0)) * np.pi
+    lower, upper = zeros + 0.2, zeros + 2.6
+    kl, _, ku, _ = relaxation.lines(op, p, lower, upper)
+    chord = (function(upper) - function(lower)) / (upper - lower)
+    tangent = op.derivative(p, 0.5 * (lower + upper))
+    bowl = function(zeros + 1.0) < 0
+    torch.testing.assert_close(kl, torch.where(bowl, tangent, chord))
+    torch.testing.assert_close(ku, torch.where(bowl, chord, tangent))
+    assert op.start(p, lower, upper + 1.0) is None
+    assert op.start(p, lower, upper + torch.inf) is None
