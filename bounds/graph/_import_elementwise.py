@@ -144,7 +144,10 @@ def _number(value: float) -> np.ndarray:
 
 
 def import_leaky_relu(op: Application) -> list[Operand]:
-    return [op.builder.unary("leaky_relu", op.variable(), slope=_number(op.attribute("alpha", 0.01)))]
+    slope = _number(op.attribute("alpha", 0.01))
+    # A leaky relu is convex: its lower lines go through the origin, which those of a steeper slope do not.
+    convex = bool(np.all(np.asarray(slope) <= 1))
+    return [op.builder.unary("leaky_relu" if convex else "prelu", op.variable(), slope=slope)]
 
 
 def import_prelu(op: Application) -> list[Operand]:

@@ -9,6 +9,9 @@ import torch
 from onnx import helper
 
 from provenn.bounds.graph import read_onnx
+from provenn.bounds.propagate.backward import backward
+from provenn.bounds.propagate.interval import interval_boxes
+from provenn.bounds.propagate.lines import relax_all
 from provenn.specs import read_query
 from provenn.verifier import Options, verify
 from provenn.verifier.fixed import JUMP_STEP, Fixed
@@ -73,3 +76,19 @@ def test_a_jump_inside_a_subnormal_box_loses_no_side(tmp_path) -> None:
     for part in (below, above):
         assert bounder.clip(part)["bound"].numel() == 1
     assert bounder.clip(bounder.split(above))["bound"].numel() == 2
+
+
+def test_a_leaky_relu_steeper_below_is_concave(tmp_path) -> None:
+    """LeakyRelu with alpha 2.5 over [-1, 1]: no lower line but the chord is sound, and it misses the origin."""
+    nodes = [
+        helper.make_node("Gemm", ["X", "W"], ["Z"]),
+        helper.make_node("LeakyRelu", ["Z"], ["A"], alpha=2.5),
+        helper.make_node("Gemm", ["A", "V"], ["Y"]),
+    ]
+    one = np.float32([[1]])
+    network = save(tmp_path / "net.onnx", nodes, 1, 1, W=one, V=one)
+    problem = root_bounder(network, [("-1", "1")]).problem
+    plan, boxes = problem.plan(torch.float64), problem.input_boxes(*problem.hull)
+    rows = torch.ones(1, 1, *problem.output_shape, dtype=torch.float64)
+    lines = relax_all(plan, problem.output, interval_boxes(plan, boxes))
+    assert float(backward(plan, problem.output, rows, lines, boxes)) <= -2.5
