@@ -38,7 +38,7 @@ _BY_SIGN = frozenset({"relu", "leaky_relu", "prelu", "abs"})
 # Multiplications of one row's pass from which it pays to ask for one side of the boxes first.
 _COSTLY = 1 << 17
 # Multiplications of a pass of one side of all elements in all domains from which it pays to look for dead ones first.
-_LARGE = 1 << 24
+_LARGE = 1 << 27
 # Elements of all domains from which it pays to treat apart those whose lines differ.
 _WORTH_NARROWING = 1 << 9
 # Entries of a batch's matrices from which it pays to leave out dead elements.
