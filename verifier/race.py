@@ -10,7 +10,9 @@ from provenn.verifier.run import Run
 from provenn.verifier.search import Search
 
 # The least time of a search in a race, as a share of the time of the one that had most.
-FAIR_SHARE = 0.2
+FAIR_SHARE = 0.1
+# Seconds of a slice for a search that has fallen behind that share, at least.
+SHORTEST = 0.5
 
 
 def race(
@@ -36,7 +38,10 @@ def race(
                     for s in ready
                 )
             )
-        until = run.deadline if len(running) == 1 else min(run.deadline, time.monotonic() + slices)
+        length = slices
+        if not fresh and chosen is not first:  # catching up, no more
+            length = max(SHORTEST, FAIR_SHARE * most - chosen.seconds)
+        until = run.deadline if len(running) == 1 else min(run.deadline, time.monotonic() + length)
         before, begun = (chosen.remaining(), chosen.seconds) if chosen.seconds else (1.0, 0.0)
         ended = chosen.run(until)
         left[id(chosen)] = _seconds_left(before, chosen.remaining(), chosen.seconds - begun)
