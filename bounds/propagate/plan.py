@@ -13,6 +13,7 @@ from provenn.bounds.graph._graph import Graph
 from provenn.bounds.ops import OPS, prepare
 from provenn.bounds.ops._operator import LinearOperator, Multivariate, Operator, Prepared, Univariate
 from provenn.bounds.propagate.memory import available
+from provenn.errors import InputError
 
 if TYPE_CHECKING:
     from provenn.bounds.propagate.extent import Extent
@@ -53,6 +54,9 @@ class Plan:
             prepare(node, tuple(nodes[i].shape for i in node.inputs), self.dtype, self.device)
             for node in nodes
         ]
+        for node, prepared in zip(nodes, self.prepared, strict=True):
+            if node.operator == "leaky_relu" and bool((prepared.tensors["slope"] > 1).any()):
+                raise InputError("a leaky_relu has a slope above 1, where it is concave: make the node a prelu")
         self._orders: dict[int, tuple[int, ...]] = {}
         self._relaxed_below: dict[int, tuple[int, ...]] = {}
         self._widest: dict[int, tuple[int, int]] = {}
