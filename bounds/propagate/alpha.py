@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.propagate.coefficients import by_place, elements_of, flattened
-from provenn.bounds.propagate.intermediate import Batch, Boxes, interval_suffices, merge, unstable
+from provenn.bounds.propagate.intermediate import Batch, Boxes, interval_suffices, merge, wanted
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.objective import Objective
 from provenn.bounds.propagate.optimise import Optimised, few_steps, optimise
@@ -67,7 +67,7 @@ class Slopes:
         """The box of a value with bounds of its unstable elements; after the deadline what is left stays."""
         if self.steps == 0 or interval_suffices(self.exact, value) or time.monotonic() > self.deadline:
             return box
-        elements = flattened(unstable(self.exact, value, box), 1).any(0).nonzero().squeeze(1)
+        elements = flattened(wanted(self.exact, value, box), 1).any(0).nonzero().squeeze(1)
         if elements.numel() == 0:
             return box
         size = max(1, rows_together(self.exact, value, box[0].shape[0]) // 2)

@@ -64,6 +64,16 @@ def unstable(plan: Plan, value: int, box: Box) -> Tensor:
     return torch.zeros_like(wide) if result is None else result
 
 
+def wanted(plan: Plan, value: int, box: Box) -> Tensor:
+    """Which elements ``[domains, *shape]`` of a value need a tight box: those read with a gap, and all where an
+    elementwise operator passes its image on to another relaxation, whose box is made from this one."""
+    for index in plan.consumers[value]:
+        passes = isinstance(plan.operators[index], Univariate) and not plan.linear[index]
+        if passes and any(not plan.linear[i] for i in plan.consumers[index]):
+            return box[1] > box[0]
+    return unstable(plan, value, box)
+
+
 def one_hot(plan: Plan, value: int, elements: Tensor) -> Tensor:
     """Rows ``[1, 2k, *shape]``: plus and minus the unit vectors of k flat elements."""
     count = elements.numel()
@@ -172,7 +182,7 @@ class Batch:
 
     def forwarded(self, value: int, box: Box) -> Box:
         """The box met with what forward propagation finds, where that is worth its time."""
-        count = int(flattened(unstable(self.plan, value, box), 1).any(0).sum())
+        count = int(flattened(wanted(self.plan, value, box), 1).any(0).sum())
         if count == 0 or interval_suffices(self.plan, value) or not self.forward.pays(value, count):
             return box
         return met(box, self.forward.box(value, self.boxes))
@@ -180,7 +190,7 @@ class Batch:
     def passes(self, value: int, box: Box) -> Box:
         """The box of a value with backward bounds of its unstable elements."""
         plan = self.plan
-        elements = flattened(unstable(plan, value, box), 1).any(0).nonzero().squeeze(1)
+        elements = flattened(wanted(plan, value, box), 1).any(0).nonzero().squeeze(1)
         if elements.numel() == 0 or interval_suffices(plan, value) or time.monotonic() > self.deadline:
             return box
         if self.most is not None and self.most < elements.numel():

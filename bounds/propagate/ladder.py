@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from provenn.bounds.ops._operator import LinearOperator
 from provenn.bounds.propagate.coefficients import flattened
-from provenn.bounds.propagate.intermediate import Batch, interval_suffices, unstable
+from provenn.bounds.propagate.intermediate import Batch, interval_suffices, wanted
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.plan import Plan
 
@@ -65,7 +65,7 @@ class Ladder:
         self._work = BELIEF * self.rate
         for value in self.plan.bounded:
             if value in self.intervals and not interval_suffices(self.plan, value):
-                count = int(flattened(unstable(self.plan, value, self.intervals[value]), 1).any(0).sum())
+                count = int(flattened(wanted(self.plan, value, self.intervals[value]), 1).any(0).sum())
                 self._wanted[value] = 2 * count * row_cost(self.plan, value)
 
     @property
@@ -80,7 +80,7 @@ class Ladder:
         box = batch.forwarded(value, box)
         plan, now = self.plan, time.monotonic()
         future = sum(cost for v, cost in self._wanted.items() if v > value)
-        elements = flattened(unstable(plan, value, box), 1).any(0)
+        elements = flattened(wanted(plan, value, box), 1).any(0)
         count = int(elements.sum())
         if count == 0 or now > self.deadline:
             return box
