@@ -30,6 +30,7 @@ from provenn.verifier.result import Result
 from provenn.verifier.root import Facts, outputs_bound, root_facts, root_seconds
 from provenn.verifier.run import Run, Silent
 from provenn.verifier.search import Search
+from provenn.verifier.workers import Shared
 
 CLAUSES_AT_ONCE = 4096
 # Seconds of the attack that follows the root bound.
@@ -230,11 +231,12 @@ def _input_roots(run: Run, bounder: Rebound, clauses: Clauses, numbers: Tensor) 
     """Bound every clause's box: the open domains, or None where a witness was found or time ran out."""
     run.tell("root bounds")
     check = checker(run, clauses, numbers)
+    bounded = Shared(bounder.bound, run.problem.workers)
     parts = []
     roots = bounder.roots()
     for start in range(0, len(clauses), run.options.batch):
         part = {k: v[start : start + run.options.batch] for k, v in roots.items()}
-        kept, minimisers = bounder.bound(part)
+        kept, minimisers = bounded(part)
         run.count("domains", part["bound"].shape[0])
         if minimisers.shape[0] and check(minimisers, kept["clause"]):
             return None
@@ -257,13 +259,15 @@ def _search(
     leaves = neuron_leaves(bounder) if isinstance(bounder, Fixed) else input_leaves(bounder)
     return Search(
         bounder,
-        batch=batch or run.options.batch,
+        batch=batch or max(run.options.batch, 2 * bounder.at_once),
         check=checker(run, clauses, numbers),
         leaf=(lambda fields: leaves(fields, run.deadline)) if run.options.exact_leaves else None,
         interlude=interlude_of(run, clauses, numbers),
         progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
         start=start,
         rate=rate,
+        workers=run.problem.workers,
+        least=bounder.at_once,
     )
 
 

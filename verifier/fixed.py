@@ -66,6 +66,8 @@ class Fixed:
     columns]``."""
 
     name = "neuron splits"
+    at_once = 16
+    """Domains that are bounded in little more time than one."""
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
 from provenn.specs import ClauseBatch, Query
+from provenn.verifier.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,11 @@ class Problem:
         if self.read is not None:
             found = replace(found, rows=found.rows[..., torch.from_numpy(self.read).to(self.device)])
         return found
+
+    @cached_property
+    def workers(self) -> Workers:
+        """As many processes as torch has threads; a GPU takes batches whole."""
+        return Workers(torch.get_num_threads() if self.device.type == "cpu" else 1)
 
     @cached_property
     def hull(self) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ domain needs no confirmation: its margin is already a proof.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from provenn.verifier.clip import clip_box
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.sensitivity import Sensitivity
+from provenn.verifier.workers import cut, joined
 
 
 class Rebound:
@@ -58,13 +60,11 @@ class Rebound:
 
     def bound(self, fields: Fields) -> tuple[Fields, Tensor]:
         """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``)."""
-        count = fields["bound"].shape[0]
-        size = self._domains_at_once()
-        parts = [self._bound({k: v[i : i + size] for k, v in fields.items()}) for i in range(0, count, size)]
-        merged = {k: torch.cat([p[0][k] for p in parts]) for k in parts[0][0]}
-        return merged, torch.cat([p[1] for p in parts])
+        parts = [self._bound(part) for part in cut(fields, self.at_once)]
+        return joined([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
-    def _domains_at_once(self) -> int:
+    @cached_property
+    def at_once(self) -> int:
         """Domains whose coefficient tensors (all rows of the widest value) stay in the processor's cache."""
         if self.problem.device.type != "cpu":
             return 1 << 16

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from provenn.bounds.propagate.intermediate import interval_suffices, merge, settles_by_sign, unstable
 from provenn.bounds.propagate.interval import Box, interval_boxes
+from provenn.bounds.propagate.ladder import row_cost
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
@@ -21,6 +22,10 @@ from provenn.verifier.root import Facts, outward32
 
 # Domains bounded together, if memory allows.
 BATCH = 1024
+# Multiplications that take several times as long as a fork.
+WORTH_A_FORK = 2**29
+# Multiplications of a step of slope optimisation over those of a backward pass.
+STEP = 3
 
 
 def refined_facts(problem: Problem, facts: Facts, *, leaves: int, steps: int, deadline: float) -> Facts:
@@ -50,7 +55,7 @@ class _Trees:
         self.leaves, self.steps, self.deadline = leaves, steps, deadline
         self.plan = problem.plan(torch.float64)
         fitting = self.plan.rows_at_once(value, 1, traced=True) // 4
-        self.clauses_at_once = max(1, min(BATCH, fitting) // leaves)
+        self.at_once = max(1, min(BATCH, fitting // problem.workers.count) // leaves)
         # The end of an element whose sign is settled matters no more.
         self.settled = 0.0 if settles_by_sign(self.plan, value) else torch.inf
 
@@ -60,16 +65,24 @@ class _Trees:
             elements = unstable(self.plan, self.value, box).flatten().nonzero().squeeze(1)
             lower, upper = box[0].flatten()[elements], box[1].flatten()[elements]
             signs = torch.where((lower + upper > 0) == nearer, 1.0, -1.0).to(lower.dtype)
-            for part, sign in zip(elements.split(self.clauses_at_once), signs.split(self.clauses_at_once), strict=True):
-                if part.numel() == 0 or time.monotonic() > self.deadline:
-                    break
-                bound = self._bounds(part, sign)
+            size = self._size(elements.numel())
+            parts = list(zip(elements.split(size), signs.split(size), strict=True))
+            for (part, sign), bound in zip(parts, self.problem.workers.map(self._bounds, parts), strict=True):
                 nothing = torch.full_like(bound, torch.nan)
                 box = merge(box, part, torch.where(sign > 0, bound, nothing), torch.where(sign < 0, -bound, nothing))
         return box
 
-    def _bounds(self, elements: Tensor, signs: Tensor) -> Tensor:
+    def _size(self, elements: int) -> int:
+        """Elements of a part: a share for every worker, if that is worth a fork."""
+        work = elements * self.leaves * (STEP * self.steps + 1) * row_cost(self.plan, self.value)
+        share = -(-elements // self.problem.workers.count) if work > WORTH_A_FORK else elements
+        return max(1, min(self.at_once, share))
+
+    def _bounds(self, part: tuple[Tensor, Tensor]) -> Tensor:
         """Lower bounds ``[k]`` of elements times signs, in float64: the least over the leaves of each one's tree."""
+        elements, signs = part
+        if elements.numel() == 0 or time.monotonic() > self.deadline:
+            return signs.new_full(elements.shape, -torch.inf)
         count, device = elements.numel(), elements.device
         rows = signs.new_zeros(count, 1, self.plan.size(self.value))
         rows[torch.arange(count, device=device), 0, elements] = signs

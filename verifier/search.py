@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from provenn.verifier.pool import Fields, Pool
+from provenn.verifier.workers import Shared, Workers, cut
 
 
 class Bounder(Protocol):
@@ -44,7 +45,8 @@ class Search:
     cannot be
     split: (refuted ``[n]``, candidates ``[k, inputs]``, the domain of each); ``interlude()`` runs between rounds and
     may find a witness. ``start`` are domains that are bounded already; without it the search begins at the bounder's
-    roots. ``rate`` foretells the seconds that bounding a domain takes.
+    roots. ``rate`` foretells the seconds that bounding a domain takes; ``workers`` share that. A round takes the worse
+    half of the open domains, but ``least`` where there are as many and ``batch`` at most.
     """
 
     def __init__(
@@ -58,8 +60,12 @@ class Search:
         leaf: Leaf | None = None,
         start: Fields | None = None,
         rate: float = 1e-3,
+        workers: Workers | None = None,
+        least: int = 16,
     ):
         self.bounder, self.batch, self.check, self.progress = bounder, batch, check, progress
+        self.least = least
+        self._bounded = Shared(bounder.bound, Workers(1) if workers is None else workers, rate)
         self.interlude, self.leaf = interlude, leaf
         self.pool = Pool()
         self.pending: list[Fields] = [bounder.roots()] if start is None else []
@@ -69,7 +75,6 @@ class Search:
         self.domains = self.rounds = self.stuck = 0
         self.lowest_stuck = float("inf")
         self.seconds = 0.0
-        self._rate = rate  # seconds per domain, smoothed
 
     def run(self, until: float) -> str:
         """Search until ``until`` (time.monotonic()): ``refuted``, ``witness``, ``stuck`` (open leaves) or
@@ -89,19 +94,17 @@ class Search:
                     return "witness"
                 self.rounds += 1
                 count = len(self.pool)
-                size = min(self.batch, max(4, count // 2 if count > 16 else count))
-                part = max(1, min(self.batch, int(PART_SECONDS / self._rate)))
-                self.pending = _parts(self.bounder.split(self.pool.take(size)), part)
+                size = min(self.batch, max(count // 2, min(count, self.least)))
+                seconds = PART_SECONDS * self._bounded.workers.count
+                part = max(1, min(self.batch, int(seconds / self._bounded.rate)))
+                self.pending = cut(self.bounder.split(self.pool.take(size)), part)
         finally:
             self.seconds += time.monotonic() - begun
 
     def _bound(self, part: Fields) -> bool:
         """Bound one part and return its open domains to the pool; whether a witness was found."""
-        begun = time.monotonic()
-        open_, points = self.bounder.bound(part)
-        count = _count(part)
-        self.domains += count
-        self._rate += 0.5 * ((time.monotonic() - begun) / count - self._rate)
+        open_, points = self._bounded(part)
+        self.domains += _count(part)
         if points.shape[0] and self.check(points, open_["clause"]):
             return True
         ready = self.bounder.splittable(open_)
@@ -142,10 +145,3 @@ class Search:
 
 def _count(fields: Fields) -> int:
     return fields["bound"].shape[0]
-
-
-def _parts(fields: Fields, size: int) -> list[Fields]:
-    count = _count(fields)
-    if count <= size:
-        return [fields]
-    return [{k: v[i : i + size] for k, v in fields.items()} for i in range(0, count, size)]

@@ -109,7 +109,7 @@ def _run_child(work: Work, writer: int, verbose: bool) -> None:
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends this process
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _die_with_parent()
+        die_with_parent()
         _silence(verbose)
         lock = threading.Lock()
 
@@ -130,7 +130,7 @@ def _run_child(work: Work, writer: int, verbose: bool) -> None:
         os._exit(code)  # no destructors, no exit handlers: they take long and belong to the parent
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Linux: have the kernel end this process with its parent, even if that one is killed (prctl(2))."""
     parent = os.getppid()
     with contextlib.suppress(OSError, AttributeError):
@@ -211,12 +211,22 @@ def _ending(child: int) -> str:
 
 
 def _resident(child: int) -> float:
-    """Resident memory of a process in GB; 0 where the system does not say."""
+    """Resident memory of a process and its own children in GB, shared pages once; 0 where the system does not say."""
     try:
         with open(f"/proc/{child}/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+            used = int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
     except (OSError, IndexError):
         return 0.0
+    with contextlib.suppress(OSError), open(f"/proc/{child}/task/{child}/children") as others:
+        used += sum(_private(int(number)) for number in others.read().split())
+    return used
+
+
+def _private(process: int) -> float:
+    """Memory in GB that a process shares with no other."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/smaps_rollup") as rollup:
+        return sum(int(line.split()[1]) for line in rollup if line.startswith("Private_")) / 1e6 * 1.024
+    return 0.0
 
 
 def _end(child: int) -> None:

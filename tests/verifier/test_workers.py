@@ -1,0 +1,123 @@
+"""Parts computed in forked processes: the results of one process, in order, whatever becomes of the others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from provenn.verifier.watchdog import _resident, supervise
+from provenn.verifier.workers import Shared, Workers, cut, joined
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
+HERE = os.getpid()
+
+
+def children() -> set[str]:
+    """Processes of this one that run or were not collected."""
+    return {p for task in Path("/proc/self/task").iterdir() for p in (task / "children").read_text().split()}
+
+
+def test_parts_are_computed_elsewhere_and_come_back_in_order() -> None:
+    def work(part: int) -> tuple[int, torch.Tensor, dict[str, torch.Tensor]]:
+        flags = {"flag": torch.tensor([part % 2 == 0]), "scalar": torch.tensor(float(part))}
+        return os.getpid(), torch.arange(10, dtype=torch.int8)[part : part + 2], flags
+
+    results = Workers(3).map(work, range(7))
+    assert len({r[0] for r in results}) == 3
+    for part, (_, view, more) in enumerate(results):
+        assert view.tolist() == [part, part + 1] and view.dtype == torch.int8
+        assert more["flag"].tolist() == [part % 2 == 0] and more["scalar"].shape == () and more["scalar"] == part
+        view += 1  # a result may be written to
+
+
+def test_a_view_of_much_is_sent_as_little() -> None:
+    large = torch.zeros(1 << 24)
+    first, second = Workers(2).map(lambda i: large[i : i + 1], (0, 1))
+    assert first.shape == second.shape == (1,)
+    assert second.untyped_storage().nbytes() < 1000
+
+
+def test_large_results_pass_through_a_pipe() -> None:
+    found = Workers(2).map(lambda i: torch.full((1 << 20,), float(i)), (1, 2, 3))
+    assert [float(f.sum()) for f in found] == [1 << 20, 2 << 20, 3 << 20]
+
+
+def test_what_a_child_raises_is_raised_here_and_no_process_stays() -> None:
+    def work(part: int) -> int:
+        if part == 1:
+            raise ValueError(f"part {part}")
+        return part
+
+    before = children()
+    with pytest.raises(ValueError, match="part 1"):
+        Workers(2).map(work, (0, 1, 2))
+    assert children() == before
+
+
+def test_an_error_here_ends_the_children() -> None:
+    def work(part: int) -> int:
+        if os.getpid() == HERE:
+            raise KeyError("here")
+        signal.pause()
+        return part
+
+    before, threads = children(), torch.get_num_threads()
+    with pytest.raises(KeyError):
+        Workers(2).map(work, (0, 1))
+    assert children() == before
+    assert torch.get_num_threads() == threads
+
+
+def test_the_parts_of_a_killed_child_are_computed_here() -> None:
+    def work(part: int) -> int:
+        if os.getpid() != HERE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return part * part
+
+    assert Workers(2).map(work, (1, 2, 3, 4)) == [1, 4, 9, 16]
+
+
+def test_a_batch_is_shared_when_it_takes_long_enough() -> None:
+    processes = []
+
+    def bound(fields: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        keep = fields["bound"] > 0
+        mine = torch.full((int(keep.sum()),), os.getpid())
+        return {"bound": fields["bound"][keep], "process": mine}, fields["bound"][keep, None]
+
+    fields = {"bound": torch.tensor([1.0, -1.0, 2.0, 3.0, -4.0])}
+    for rate in (1e-9, 1.0):
+        open_, points = Shared(bound, Workers(2), rate)(fields)
+        assert open_["bound"].tolist() == [1.0, 2.0, 3.0] and points.flatten().tolist() == [1.0, 2.0, 3.0]
+        processes.append(len(set(open_["process"].tolist())))
+    assert processes == [1, 2]
+
+
+def test_cut_and_joined() -> None:
+    fields = {"bound": torch.arange(5.0), "axis": torch.arange(10).view(5, 2)}
+    parts = cut(fields, 2)
+    assert [p["bound"].shape[0] for p in parts] == [2, 2, 1]
+    assert all(torch.equal(joined(parts)[name], fields[name]) for name in fields)
+
+
+def test_memory_of_children_counts_towards_a_limit() -> None:
+    def work(send) -> str:
+        def allocate(part: int) -> float:
+            if part:
+                held = torch.ones(1 << 28)  # 1 GB
+                time.sleep(30.0)
+                return float(held[0])
+            time.sleep(30.0)
+            return 0.0
+
+        Workers(2).map(allocate, (0, 1))
+        return "not reached"
+
+    outcome = supervise(work, time.monotonic() + 20, memory=_resident(os.getpid()) + 0.5)
+    assert outcome.ending == "memory", outcome

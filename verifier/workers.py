@@ -1,0 +1,174 @@
+"""Parts of a batch computed side by side, each in a process of its own.
+
+A bound is hundreds of small tensor operations. Cores that share each of them gain little, as they wait for each other
+hundreds of times; threads that take parts of the batch contend for Python's lock just as often. A forked process has
+everything that its parent knows, sends back its results and ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import pickle
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from provenn.verifier.pool import Fields
+from provenn.verifier.watchdog import die_with_parent
+
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+Bound = Callable[[Fields], tuple[Fields, Tensor]]
+# Seconds of work that are worth a fork, which takes some 20 to 50 ms.
+WORTH_A_FORK = 0.2
+
+
+class Workers:
+    """At most ``count`` processes, this one among them; one core each."""
+
+    def __init__(self, count: int):
+        self.count = count if sys.platform == "linux" else 1
+
+    def map(self, function: Callable[[Part], Result], parts: Sequence[Part]) -> list[Result]:
+        """``function`` of every part, in order: tensors on the CPU, alone or in dicts, lists and tuples.
+
+        What a function changes in objects that it shares with its caller may be lost. What it raises is raised here.
+        """
+        shares = [range(first, len(parts), self.count) for first in range(min(self.count, len(parts)))]
+        if len(shares) < 2:
+            return [function(part) for part in parts]
+        children = [_Child(lambda s=share: [function(parts[i]) for i in s]) for share in shares[1:]]  # type: ignore[misc]
+        found: dict[int, Result] = {}
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # the children have the other cores
+        try:
+            found.update((i, function(parts[i])) for i in shares[0])
+            for share, child in zip(shares[1:], children, strict=True):
+                results = child.results()
+                if results is None:  # killed, perhaps for want of memory
+                    results = [function(parts[i]) for i in share]
+                found.update(zip(share, results, strict=True))
+        finally:
+            torch.set_num_threads(threads)
+            for child in children:
+                child.end()
+        return [found[i] for i in range(len(parts))]
+
+
+class Shared:
+    """A function of batches of domains whose parts are shared by workers, once it is known to take long enough."""
+
+    def __init__(self, bound: Bound, workers: Workers, rate: float = 0.0):
+        self.bound, self.workers = bound, workers
+        self.rate = rate
+        """Seconds of one core that a domain takes, smoothed; 0 while unknown."""
+
+    def __call__(self, fields: Fields) -> tuple[Fields, Tensor]:
+        """(fields of the open domains, their minimisers), in the batch's order."""
+        begun = time.monotonic()
+        count = fields["bound"].shape[0]
+        parts = min(self.workers.count, count) if self.rate * count > WORTH_A_FORK else 1
+        if parts == 1:
+            result = self.bound(fields)
+        else:
+            results = self.workers.map(self.bound, cut(fields, -(-count // parts)))
+            result = joined([r[0] for r in results]), torch.cat([r[1] for r in results])
+        seconds = parts * (time.monotonic() - begun) / max(1, count)
+        self.rate += (0.5 if self.rate else 1.0) * (seconds - self.rate)
+        return result
+
+
+def cut(fields: Fields, size: int) -> list[Fields]:
+    """Runs of at most ``size`` domains."""
+    count = fields["bound"].shape[0]
+    return [{k: v[i : i + size] for k, v in fields.items()} for i in range(0, count, size)]
+
+
+def joined(parts: Iterable[Fields]) -> Fields:
+    """The runs put together."""
+    parts = list(parts)
+    return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+
+
+class _Child:
+    """A process that computes ``work()`` and sends what it returns or raises."""
+
+    def __init__(self, work: Callable[[], Any]):
+        reader, writer = os.pipe()
+        with warnings.catch_warnings():
+            # Other threads of this process (onnxruntime's, a caller's) are not needed in the child.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.process = os.fork()
+        if self.process == 0:
+            os.close(reader)
+            _live(work, writer)
+        os.close(writer)
+        self.reader = reader
+
+    def results(self) -> list[Any] | None:
+        """What the work returned; None if the process was ended before it could say."""
+        data = bytearray()
+        while piece := os.read(self.reader, 1 << 20):
+            data += piece
+        if not data or data[-1:] != b".":  # a pickle ends with a full stop
+            return None
+        raised, value = pickle.loads(data)
+        if raised:
+            raise value
+        return _tensors(value)
+
+    def end(self) -> None:
+        os.close(self.reader)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.process, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.process, 0)
+
+
+def _live(work: Callable[[], Any], writer: int) -> None:
+    """The child's whole life; never returns into the parent's code."""
+    code = 1
+    try:
+        die_with_parent()
+        gc.disable()
+        torch.set_num_threads(1)
+        try:
+            message = pickle.dumps((False, _arrays(work())), protocol=5)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the parent raises it)
+            message = pickle.dumps((True, error))
+        view = memoryview(message)
+        while view:
+            view = view[os.write(writer, view) :]
+        code = 0
+    finally:
+        os._exit(code)  # no destructors, no exit handlers: they are the parent's
+
+
+def _arrays(value: Any) -> Any:
+    """Tensors as arrays: those pickle what they show, not what they are a view of."""
+    if isinstance(value, Tensor):
+        return value.numpy(force=True).copy()
+    if isinstance(value, dict):
+        return {k: _arrays(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_arrays(v) for v in value)
+    return value
+
+
+def _tensors(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy() if not value.flags.writeable else value)
+    if isinstance(value, dict):
+        return {k: _tensors(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_tensors(v) for v in value)
+    return value
