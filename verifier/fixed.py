@@ -322,7 +322,9 @@ class Fixed:
             return t.expand(*shape, *t.shape[2:])[open_, row]
 
         line, z = found.lines[index], pick(found.values[value])
-        positive, negative = pick(found.trace.positive[index]), pick(found.trace.negative[index])
+        negative = found.trace.below(index)
+        assert negative is not None
+        positive, negative = pick(found.trace.positive[index]), pick(negative)
         low, high = pick(line.lower_slopes[0]) * z, pick(line.upper_slopes[0]) * z
         cost = torch.zeros_like(z)
         if line.lower_offset is not None:

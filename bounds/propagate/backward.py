@@ -9,12 +9,11 @@ An upper bound is the negated lower bound of the negated row.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from provenn.bounds.ops.conv import transposed_windows
+from provenn.bounds.propagate.apart import apart
 from provenn.bounds.propagate.coefficients import (
     Elements,
     Rows,
@@ -32,28 +31,12 @@ from provenn.bounds.propagate.plan import Matrix, Plan
 from provenn.bounds.propagate.reduction import Reduction
 from provenn.bounds.propagate.rounding import RoundingError
 from provenn.bounds.propagate.sieve import Sieve
+from provenn.bounds.propagate.trace import Trace as Trace
 
 InputBoxes = Mapping[int, tuple[Tensor, Tensor]]
 
 # Linear operators whose transpose is a new tensor that the walk may write into.
 _FRESH = frozenset({"linear", "matmul_left", "conv", "conv_transpose"})
-
-
-@dataclass
-class Trace:
-    """What one backward pass leaves for the gradient: coefficients at relaxed nodes and at inputs.
-
-    ``positive[i]``/``negative[i]`` are ``max(a,0)``/``min(a,0)`` on relaxed node i's output,
-    ``[domains, rows, *shape]``; ``inputs[i]`` the coefficients on graph input i. With ``narrow`` a node whose lines
-    have a gap keeps only the elements of the gap, ``[domains, rows, k]``.
-    """
-
-    narrow: bool = False
-
-    positive: dict[int, Tensor] = field(default_factory=dict)
-    negative: dict[int, Tensor] = field(default_factory=dict)
-    inputs: dict[int, Tensor] = field(default_factory=dict)
-    offset: Tensor | None = None
 
 
 def dot(a: Rows, v: Tensor) -> Tensor:
@@ -153,7 +136,7 @@ class _Sweep:
         if reduced:
             self.push(operands[0], self.reduction.columns(index, a), True)  # type: ignore[union-attr, arg-type]
             return
-        parts = _apart(self.plan, index, a)
+        parts = apart(self.plan, index, a)
         if parts is None:
             self._transposed(index, a.dense(), True, constant_done=True)
             return
@@ -231,6 +214,8 @@ class _Sweep:
             self._offsets_of_both(a, negative, lines)
             new = a.mul_(lines.lower_slopes[0]) if owned and _covers(a, lines) else a * lines.lower_slopes[0]
             self.push(operands[0], new.addcmul_(negative, lines.spread), True)
+        elif lines.window is None and len(operands) == 1 and self.error is None:
+            self._chosen(index, a, lines, operands[0])
         else:
             self._in_general(index, a, owned, lines, operands)
 
@@ -244,6 +229,24 @@ class _Sweep:
             if self.error is not None:
                 self.error.keep(keep)
         return keep
+
+    def _chosen(self, index: int, a: Tensor, lines: Lines, operand: int) -> None:
+        """The line that the sign of each coefficient selects, which the gradient's forward pass goes through too."""
+        assert self.trace is not None
+        positive = a.clamp(min=0)
+        sign = positive.sign()  # and interpolation: comparing and choosing takes five times as long on a CPU
+        slope = torch.lerp(lines.upper_slopes[0], lines.lower_slopes[0], sign)
+        low, high = lines.lower_offset, lines.upper_offset
+        offset: Tensor | None = None
+        if high is not None:
+            offset = torch.addcmul(high, high, sign, value=-1) if low is None else torch.lerp(high, low, sign)
+        elif low is not None:
+            offset = low * sign
+        if offset is not None:
+            self.add_offset(dot(a, offset))
+        self.trace.positive[index], self.trace.whole[index] = positive, a
+        self.trace.chosen[index] = slope, offset
+        self.push(operand, a * slope, True)
 
     def _in_general(
         self, index: int, a: Tensor, owned: bool, lines: Lines, operands: tuple[int, ...]
@@ -348,73 +351,6 @@ def _sum(present: Rows, a: Rows, extent: Extent | None) -> Rows:
         return Windows(both[0].a + both[1].a, both[0].places, extent, both[0].shape)
     dense = [x if isinstance(x, Tensor) else x.dense() for x in (present, a)]
     return dense[0] + dense[1]
-
-
-def _apart(plan: Plan, index: int, a: Elements | Windows) -> tuple[Rows, ...] | None:
-    """Rows of elements or windows through a linear node, or None where only dense ones can pass."""
-    node, prepared = plan.graph.nodes[index], plan.prepared[index]
-    name, derived = node.operator, prepared.derived
-    if name == "add":
-        return (a,) * len(node.inputs)
-    if name == "sub":
-        return a, _scaled(a, -1.0)
-    if name == "affine":
-        scale = prepared.tensors.get("scale")
-        if scale is None:
-            return (a,)
-        return (_times(a, scale.expand(node.shape)[None, None]),)
-    if isinstance(a, Elements) and name == "reshape":
-        return (Elements(a.index, a.weights, plan.shape(node.inputs[0])),)
-    if (
-        isinstance(a, Elements)
-        and name == "linear"
-        and "sparse" not in derived
-        and plan.size(index) == node.shape[-1]
-    ):
-        columns = prepared.tensors["weight"].index_select(1, a.index).T
-        return ((columns * a.weights.unsqueeze(2)).view(*a.weights.shape, *plan.shape(node.inputs[0])),)
-    if name == "conv" and derived["rank"] == 2 and (isinstance(a, Windows) or a.places is not None):
-        return (_convolved(plan, index, a),)
-    return None
-
-
-def _scaled(a: Elements | Windows, factor: float) -> Elements | Windows:
-    if isinstance(a, Elements):
-        return Elements(a.index, a.weights * factor, a.shape, a.places)
-    return Windows(a.a * factor, a.places, a.extent, a.shape, a.clean)
-
-
-def _times(a: Elements | Windows, factor: Tensor) -> Elements | Windows:
-    """Coefficients times a factor ``[1, 1, *shape]`` per element."""
-    if isinstance(a, Elements):
-        return Elements(a.index, a.weights * a.pick(factor), a.shape, a.places)
-    if factor.stride()[-1] == 0 and factor.stride()[-2] == 0:
-        return Windows(a.a * factor[:, 0, :, :, :1, :1], a.places, a.extent, a.shape, a.clean)
-    return Windows(a.a * a.gather([factor])[0], a.places, a.extent, a.shape)
-
-
-def _convolved(plan: Plan, index: int, rows: Elements | Windows) -> Windows:
-    """The transposed convolution of every window, without padding: all rows alike."""
-    prepared, derived = plan.prepared[index], plan.prepared[index].derived
-    weight = prepared.tensors["weight"]
-    shape = plan.shape(plan.graph.nodes[index].inputs[0])
-    kernel = (int(weight.shape[2]), int(weight.shape[3]))
-    if isinstance(rows, Elements) and derived["groups"] == 1:
-        assert rows.places is not None
-        channel = torch.div(rows.index, rows.shape[2] * rows.shape[3], rounding_mode="floor")
-        if "by_channel" not in prepared.tensors:
-            prepared.tensors["by_channel"] = weight.permute(0, 2, 3, 1).contiguous()
-        a = prepared.tensors["by_channel"].index_select(0, channel) * rows.weights[:, :, None, None, None]
-        a = a.permute(0, 1, 4, 2, 3)
-        extent, places = rows.places.extent, rows.places
-    else:
-        windows = rows.windows() if isinstance(rows, Elements) else rows
-        extent, places = windows.extent, windows.places
-        flat = windows.a.flatten(0, 1)
-        spread = transposed_windows(prepared, flat)
-        a = spread.view(*windows.a.shape[:2], *spread.shape[1:])
-    below = extent.through(kernel, derived["strides"], derived["begin"], derived["dilations"])
-    return Windows(a, places, below, shape, False)
 
 
 def backward(

@@ -272,7 +272,7 @@ class Objective:
         for segment in self.layout.segments:
             if segment.kind == "beta":
                 readers = [i for i in self.plan.consumers[segment.index] if i in trace.positive]
-                sizes = [flattened(trace.positive[i] - trace.negative[i], 1).mean(1) for i in readers]
+                sizes = [flattened(trace.magnitude(i), 1).mean(1) for i in readers]
                 size = torch.stack(torch.broadcast_tensors(*sizes)).sum(0) if sizes else self.low.new_ones(1)
                 step = (multiplier_rate * size).clamp(min=1e-12).expand(self.domains)
                 rates[:, 0, segment.start : segment.start + segment.size] = step.unsqueeze(1)
@@ -304,7 +304,7 @@ class Objective:
         index = segment.index
         if index in self.gaps:
             z = narrow_part(z, lines)[1]
-        weight = (trace.positive if segment.kind == "lower" else trace.negative).get(index)
+        weight = trace.positive.get(index) if segment.kind == "lower" else trace.below(index)
         if weight is None:  # no row reaches the node
             out.zero_()
             return

@@ -45,6 +45,9 @@ SMALLEST_SQUARE = 1e-24
 # Steps before a bound may count as settled: the first ones of a momentum method can be lost.
 SETTLES_AFTER = 3
 
+# One kernel for a whole step, half the time of five; what ``torch.optim.Adam(fused=True)`` calls.
+_fused = getattr(torch, "_fused_adam_", None)
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -100,9 +103,7 @@ def optimise(
             best, best_flat = bound.clone(), flat.clone()
             origin = last = float(best.mean())
         else:
-            improved = bound > best
-            rows = improved.flatten().nonzero().squeeze(1)  # copying rows takes half the time of a mask
-            best_flat.flatten(0, 1).index_copy_(0, rows, flat.flatten(0, 1).index_select(0, rows))
+            _keep_better(best_flat, flat, bound, best)
             best = torch.fmax(best, bound)
             if schedule.settled and step >= SETTLES_AFTER:
                 before, last = last, float(best.mean())
@@ -135,27 +136,50 @@ def optimise(
     return Optimised(best, best_flat, minimiser, trace, values, lines)
 
 
+def _keep_better(kept: Tensor, flat: Tensor, bound: Tensor, best: Tensor) -> None:
+    """Copy the parameters of rows whose bound is better than the best so far.
+
+    Interpolation between the two takes a quarter of the time of copying rows and of choosing by a mask, but a
+    parameter that is not a number would spread; the bound of its row is not a number either.
+    """
+    improved = bound > best
+    if math.isfinite(bound.sum()):
+        kept.lerp_(flat, improved.unsqueeze(2).to(flat.dtype))
+    else:
+        rows = improved.flatten().nonzero().squeeze(1)
+        kept.flatten(0, 1).index_copy_(0, rows, flat.flatten(0, 1).index_select(0, rows))
+
+
 @dataclass
 class _Adam:
     """Running means of the gradient and of its square (Kingma & Ba, arXiv 1412.6980), all in place.
 
-    The mean of squares starts above 0 instead of adding a constant to its root at every step.
+    The mean of squares starts above 0 instead of adding a constant to its root at every step. ``steps`` counts them
+    for the one kernel that torch has for a step of size 1 in every parameter.
     """
 
     mean: Tensor
     square: Tensor
     keep: tuple[float, float]
+    steps: Tensor
     count: int = 0
 
     @classmethod
     def of(cls, flat: Tensor, schedule: Schedule) -> _Adam:
-        square = torch.full_like(flat, SMALLEST_SQUARE)
-        return cls(torch.zeros_like(flat), square, (schedule.first, schedule.second))
+        mean, square = torch.zeros_like(flat), torch.full_like(flat, SMALLEST_SQUARE)
+        return cls(mean, square, (schedule.first, schedule.second), torch.zeros((), device=flat.device))
 
     def ascend(self, flat: Tensor, gradient: Tensor, rate: Tensor | None, size: float) -> None:
         """Move ``flat`` by about ``size`` times ``rate`` (None is 1) in each parameter; the gradient is overwritten."""
         one, two = self.keep
         self.count += 1
+        if rate is None and _fused is not None:
+            self.steps.fill_(self.count)
+            _fused(
+                [flat], [gradient], [self.mean], [self.square], [], [self.steps], lr=size, beta1=one, beta2=two,
+                weight_decay=0.0, eps=0.0, amsgrad=False, maximize=True,
+            )  # fmt: skip
+            return
         self.mean.lerp_(gradient, 1 - one)
         self.square.mul_(two).addcmul_(gradient, gradient, value=1 - two)
         size *= (1 - two**self.count) ** 0.5 / (1 - one**self.count)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
-from provenn.bounds.propagate.backward import Trace
 from provenn.bounds.propagate.coefficients import channels_last, is_channels_last, stored
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines
 from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.trace import Trace
 
 
 def selected_values(
@@ -39,6 +39,10 @@ def selected_values(
             z = _linear(plan, index, [values[i] for i in operands])
         elif trace.narrow and lines[index].gap is not None:
             z = _where_they_differ(values[operands[0]], trace.positive.get(index), lines[index])
+        elif index in trace.chosen:
+            slope, offset = trace.chosen[index]
+            z = values[operands[0]]
+            z = z * slope if offset is None else torch.addcmul(offset, z, slope)
         else:
             z = _selected(operands, trace.positive.get(index), lines[index], values, visit is not None)
         values[index] = z
