@@ -1,6 +1,7 @@
 """Random small networks against exact mixed-integer minima: every verdict is checked, most must be decided.
 
-Usage: python benchmarks/random_networks.py --count 2000 [--first 0] [--jobs 1] [--timeout 20] [--results FILE]
+Usage: python benchmarks/random_networks.py --count 2000 [--first 0] [--jobs 1] [--timeout 20] [--kind several]
+    [--results FILE]
 Prints a table and exits 1 on any wrong verdict. With --results it appends a line for each network and, started
 again, goes on where it stopped; networks whose minimum is in doubt are left out and replaced by the next seeds.
 """
@@ -36,9 +37,9 @@ def load(name: str):
     return module
 
 
-def run(job: tuple[int, float, dict]) -> dict | None:
+def run(job: tuple[int, float, str | None, dict]) -> dict | None:
     """Make the network of a seed and verify it; None where its truth is in doubt."""
-    seed, timeout, more = job
+    seed, timeout, kind, more = job
     import torch
 
     from provenn.verifier import Options, verify
@@ -48,7 +49,7 @@ def run(job: tuple[int, float, dict]) -> dict | None:
     truth = sys.modules.get("soundness_truth") or load("truth")
     begun = time.monotonic()
     network = networks.random_network(seed)
-    case = truth.make_case(network, seconds=6.0)
+    case = truth.make_case(network, seconds=6.0, kind=kind)
     milp_seconds = time.monotonic() - begun
     row = {"seed": seed, "family": network.family, "inputs": network.steps[0].size}
     row["milp_seconds"] = round(milp_seconds, 2)
@@ -115,6 +116,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--timeout", type=float, default=20)
+    parser.add_argument("--kind", help="of property, for all: single, pair, either, difference or several")
     parser.add_argument("--results", type=Path)
     parser.add_argument("--report", action="store_true", help="only print the table of --results")
     arguments = parser.parse_args()
@@ -130,7 +132,7 @@ def main() -> int:
             writer.writeheader()
     if not arguments.report and judged < arguments.count:
         seeds = (s for s in range(arguments.first, arguments.first + 100 * arguments.count) if s not in done)
-        jobs = ((seed, arguments.timeout, {}) for seed in seeds)
+        jobs = ((seed, arguments.timeout, arguments.kind, {}) for seed in seeds)
         with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
             for row in pool.imap(run, _lazily(jobs, 4 * arguments.jobs)):
                 assert row is not None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.alpha import proven_bound
+from provenn.bounds.propagate.conjunction import Conjunction
 from provenn.bounds.propagate.intermediate import unstable
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
@@ -30,6 +31,11 @@ JUMP_STEP = torch.finfo(torch.float32).tiny
 # Weight of a line's offset against its gap at the minimiser in the score of a split (docs/decisions.md has the
 # counts).
 OFFSET_SHARE = 0.3
+
+# The weights of a clause's rows: sizes of their steps at a root and below it, and how many more steps a root gets.
+FIRST_RATE, RATE, FIRST_STEPS = 2.0, 0.5, 4
+# Combinations of a clause's rows that a domain hands on.
+KEPT = 2
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,8 @@ class Fixed:
             torch.float32: {i: (b[0].float(), b[1].float()) for i, b in facts.inputs.items()},
         }
         self.rows = clauses.rows.view(*clauses.rows.shape[:2], *self.search.shape(self.target))
+        # Several rows of a clause: one combination of them is bounded, with weights that are sought.
+        self.weighted = clauses.rows.shape[1] > 1
         self._kept: Tensor | None = None
         jumps = {
             v: torch.full((1, *self.search.shape(v)), v in self.columns.jumps) for v in self.columns.values
@@ -155,8 +163,21 @@ class Fixed:
         point = {v: torch.where(sign[v] > 0, lower[v], upper[v]) * sign[v].abs() for v in lower}
         for value in self.columns.jumps:  # a constraint may use the closed hull only
             point[value] = torch.where(point[value].abs() == JUMP_STEP, 0.0, point[value])
-        rows = self.rows[fields["clause"]].to(dtype)
-        return Objective(plan, self.target, rows, boxes, self.inputs[dtype], Splits(sign, point))
+        rows, splits = self.rows[fields["clause"]].to(dtype), Splits(sign, point)
+        if not self.weighted:
+            return Objective(plan, self.target, rows, boxes, self.inputs[dtype], splits)
+        known, threshold = fields.get("parameters"), self.clauses.threshold[fields["clause"]].to(dtype)
+        together = Conjunction(rows, threshold, FIRST_RATE if known is None else RATE)
+        combinations = together.count + 1 if known is None else known.shape[1]
+        return Objective(
+            plan, self.target, rows, boxes, self.inputs[dtype], splits, conjunction=together,
+            combinations=combinations,
+        )  # fmt: skip
+
+    def threshold(self, fields: Fields) -> Tensor:
+        """What a bound of the objective must exceed, ``[domains, rows]``: 0 where it is a margin already."""
+        threshold = self.clauses.threshold[fields["clause"]]
+        return torch.zeros_like(threshold[:, :1]) if self.weighted else threshold
 
     def kept(self, objective: Objective) -> Tensor:
         """Positions of the flat parameters that domains inherit: slopes and multipliers of the columns."""
@@ -164,6 +185,9 @@ class Fixed:
             place = dict(zip(self.columns.values, self.columns.elements, strict=False))
             parts = []
             for segment in objective.layout.segments:
+                if segment.kind == "logit":
+                    parts.append(segment.start + torch.arange(segment.size, device=self.problem.device))
+                    continue
                 value = segment.index
                 if segment.kind != "beta":
                     value = self.search.graph.nodes[segment.index].inputs[0]
@@ -183,7 +207,7 @@ class Fixed:
         """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``)."""
         fields = self.clip(fields)
         objective, found = self.improved(fields)
-        threshold = self.clauses.threshold[fields["clause"]]
+        threshold = self.threshold(fields)
         margin = (found.bound.double() - threshold).amax(1)
         refuted = margin > 0
         if refuted.any():
@@ -213,10 +237,11 @@ class Fixed:
     def improved(self, fields: Fields) -> tuple[Objective, Optimised]:
         """The objective of a batch of domains and its best bounds in float32."""
         objective = self.objective(fields, torch.float32)
-        threshold = self.clauses.threshold[fields["clause"]].float()
+        threshold = self.threshold(fields).float()
         start = self._start(objective, fields)
+        more = FIRST_STEPS if self.weighted and "parameters" not in fields else 1
         return objective, optimise(
-            objective, Schedule(steps=self.steps), start=start, threshold=threshold, any_row=True,
+            objective, Schedule(steps=self.steps * more), start=start, threshold=threshold, any_row=True,
             deadline=self.deadline,
         )  # fmt: skip
 
@@ -231,7 +256,7 @@ class Fixed:
 
     def confirm(self, fields: Fields, flat: Tensor) -> Tensor:
         """Which domains are refuted by the same parameters in float64, less the error term."""
-        return (self.proven(fields, flat) > self.clauses.threshold[fields["clause"]]).any(1)
+        return (self.proven(fields, flat) > self.threshold(fields)).any(1)
 
     def proven(self, fields: Fields, flat: Tensor | None = None) -> Tensor:
         """Bounds ``[domains, rows]`` in float64 less the error term, at parameters found in float32 (the domains' own
@@ -246,7 +271,11 @@ class Fixed:
         self, kept: Fields, found: Optimised, objective: Objective, open_: Tensor, row: Tensor
     ) -> None:
         """Set ``parameters``, ``column`` and ``point`` of open domains; column -1 where nothing is left to split."""
-        kept["parameters"] = found.parameters[open_][:, :, self.kept(objective)]
+        parameters = found.parameters[open_]
+        if self.weighted:  # children go on from the best combinations
+            best = torch.nan_to_num(found.bound[open_], nan=-torch.inf).topk(KEPT, 1).indices
+            parameters = parameters[torch.arange(row.numel(), device=row.device).unsqueeze(1), best]
+        kept["parameters"] = parameters[:, :, self.kept(objective)]
         splittable = self._splittable(kept)
         count = min(self.candidates, splittable.shape[1])
         if count == 0:
@@ -348,7 +377,7 @@ class Fixed:
         children = self.split(repeated)
         objective = self.objective(children, torch.float32)
         bound, _ = objective.bound(self._start(objective, children))
-        worst = (bound.double() - self.clauses.threshold[children["clause"]]).amax(1).view(2, domains, count)
+        worst = (bound.double() - self.threshold(children)).amax(1).view(2, domains, count)
         score = worst.amin(0) + 0.05 * worst.amax(0).clamp(max=0)
         # A bound that is not a number is a proposal still, the last one.
         score = torch.nan_to_num(score, nan=torch.finfo(score.dtype).min).masked_fill(~allowed, -torch.inf)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.propagate.backward import Trace, backward
+from provenn.bounds.propagate.conjunction import Conjunction, best_weights
 from provenn.bounds.propagate.intermediate import CACHE_ELEMENTS, intermediate_boxes
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines, relax_all
@@ -88,10 +89,17 @@ class Rebound:
         low, high, a = self._clip(fields["lower"], fields["upper"], trace, value, threshold)
         refuted = refuted | (low > high).any(1)
         left = (~refuted).nonzero().squeeze(1)
+        best = value - threshold
+        if shaped.shape[1] > 1 and left.numel():
+            margin, coefficients = self._combined(shaped, threshold, best, a, lines, inputs, left)
+            low, high = clip_box(low, high, coefficients[:, :, self.free], margin)
+            best, a = torch.cat([best, margin], 1), torch.cat([a, coefficients], 1)
+            refuted = refuted | (margin > 0).squeeze(1) | (low > high).any(1)
+            left = (~refuted).nonzero().squeeze(1)
         kept = {"clause": fields["clause"][left], "lower": low[left], "upper": high[left]}
         kept["depth"] = fields["depth"][left]
         a = a[left]
-        best, row = (value - threshold)[left].max(1)
+        best, row = best[left].max(1)
         chosen = a[torch.arange(a.shape[0], device=a.device), row]
         minimiser = torch.where(chosen >= 0, lower[left], upper[left])
         if left.numel():
@@ -106,6 +114,37 @@ class Rebound:
             kept["axis"] = fields["axis"][left]
         kept["bound"] = torch.nan_to_num(best, nan=-torch.inf)
         return kept, minimiser
+
+    def _combined(
+        self, rows: Tensor, threshold: Tensor, margin: Tensor, a: Tensor, lines: dict[int, Lines],
+        inputs: dict[int, Box], index: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Margins ``[domains, 1]`` of one combination of each domain's rows, and its coefficients ``[domains, 1,
+        inputs]``; -inf and 0 for domains not in ``index`` and where no combination promises more than a single row.
+
+        The weights are sought on the rows' linear bounds; the combined row is then bounded on its own, which is
+        tighter: what cancels in it needs no relaxation.
+        """
+        pick = lambda t: t if t.shape[0] == 1 else t[index]  # noqa: E731
+        result = margin.new_full((margin.shape[0], 1), -torch.inf), a.new_zeros(a.shape[0], 1, a.shape[2])
+        ends = [pick(end).flatten(1) for end in inputs[self.problem.input]]
+        weights, promised = best_weights(margin[index], a[index], ends[0], ends[1])
+        chosen = (promised > margin[index].amax(1)).nonzero().squeeze(1)
+        if chosen.numel() == 0:
+            return result
+        index, weights = index[chosen], weights[chosen]
+        inputs = {i: (pick(box[0]), pick(box[1])) for i, box in inputs.items()}
+        together = Conjunction(rows[index], threshold[index])
+        trace, error = Trace(), RoundingError(self.plan, self.problem.magnitudes)
+        mine = {i: _lines_of(n, index) for i, n in lines.items()}
+        bound = backward(
+            self.plan, self.problem.output, together.combined(weights), mine, inputs, trace=trace, error=error
+        )
+        result[0][index] = together.margin(bound, weights, self.problem.magnitudes.value[self.problem.output])
+        found = trace.inputs.get(self.problem.input)
+        if found is not None:
+            result[1][index] = found.flatten(2).expand(index.numel(), 1, -1)
+        return result
 
     def _boxes(self, inputs: dict[int, Box], alike: bool) -> dict[int, Box]:
         """Boxes of all values; those of a box that several clauses share are kept for the next of them."""

@@ -21,6 +21,7 @@ from provenn.bounds.ops import relaxation
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.backward import Trace, backward
 from provenn.bounds.propagate.coefficients import Elements, flattened
+from provenn.bounds.propagate.conjunction import LEAST, MOST, Conjunction
 from provenn.bounds.propagate.extent import ELEMENT, Extent, is_image
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import THROUGH_ORIGIN, Gap, Lines, relax
@@ -46,7 +47,7 @@ class Splits:
 class Segment:
     """Where one tensor of parameters lives in the flat parameter axis."""
 
-    kind: str  # "lower", "upper" (slopes of a node) or "beta" (multipliers of a value)
+    kind: str  # "lower", "upper" (slopes of a node), "beta" (multipliers of a value) or "logit" (of a conjunction)
     index: int
     start: int
     size: int
@@ -69,11 +70,15 @@ class Layout:
 
 
 def layout(
-    plan: Plan, target: int, multiplied: tuple[int, ...] = (), gaps: Mapping[int, Gap] | None = None
+    plan: Plan,
+    target: int,
+    multiplied: tuple[int, ...] = (),
+    gaps: Mapping[int, Gap] | None = None,
+    weighted: int = 0,
 ) -> Layout:
     """Slopes for each elementwise relaxed node below the target, multipliers for the ``multiplied`` values.
 
-    A node with a gap has slopes for the elements of the gap only.
+    A node with a gap has slopes for the elements of the gap only. Last come the logits of ``weighted`` rows.
     """
     segments, start = [], 0
     for index in reversed(plan.relaxed_below(target)):
@@ -88,6 +93,9 @@ def layout(
     for value in multiplied:
         segments.append(Segment("beta", value, start, plan.size(value)))
         start += plan.size(value)
+    if weighted:
+        segments.append(Segment("logit", target, start, weighted))
+        start += weighted
     return Layout(tuple(segments), start)
 
 
@@ -101,7 +109,8 @@ class Objective:
 
     A ``narrow`` objective has parameters only where lines differ, which is all that can matter, in an order of its
     own;
-    otherwise every element of every elementwise node has its slopes.
+    otherwise every element of every elementwise node has its slopes. With a ``conjunction`` there are ``combinations``
+    rows, each made of the conjunction's by weights of its own, and a bound is that row's margin.
     """
 
     def __init__(
@@ -113,22 +122,27 @@ class Objective:
         inputs: Mapping[int, Box],
         splits: Splits | None = None,
         narrow: bool = False,
+        conjunction: Conjunction | None = None,
+        combinations: int = 1,
     ):
         self.plan, self.target, self.rows, self.boxes, self.inputs = plan, target, rows, boxes, inputs
-        self.splits, self.narrow = splits, narrow
+        self.splits, self.narrow, self.conjunction = splits, narrow, conjunction
         first = rows.shape[0] if isinstance(rows, Tensor) else rows.weights.shape[0]
         self.count = rows.shape[1] if isinstance(rows, Tensor) else rows.count
+        if conjunction is not None:
+            first, self.count = conjunction.rows.shape[0], combinations
         self.domains = max([first] + [b[0].shape[0] for b in inputs.values()])
         self.base = {index: self._lines(index) for index in plan.relaxed_below(target)}
         self.gaps: dict[int, Gap] = {i: lines.gap for i, lines in self.base.items() if lines.gap is not None}
-        self.layout = layout(plan, target, tuple(splits.sign) if splits else (), self.gaps)
+        weighted = conjunction.count if conjunction is not None else 0
+        self.layout = layout(plan, target, tuple(splits.sign) if splits else (), self.gaps, weighted)
         self.extents = _above_relaxed(plan, target) if narrow else None
         self.low, self.high = self._ranges()
         self._seen: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._reading: dict[int, list[int]] = {}
         """Positions of the segments whose gradient needs a value."""
         for position, segment in enumerate(self.layout.segments):
-            is_value = segment.kind == "beta"
+            is_value = segment.kind in ("beta", "logit")
             value = segment.index if is_value else plan.graph.nodes[segment.index].inputs[0]
             self._reading.setdefault(value, []).append(position)
 
@@ -151,6 +165,9 @@ class Objective:
                 sign = self.splits.sign[segment.index]  # type: ignore[union-attr]
                 low = torch.zeros_like(sign)
                 high = torch.where(sign != 0, torch.inf, 0.0).to(sign.dtype)
+            elif segment.kind == "logit":
+                assert self.conjunction is not None
+                low, high = (self.conjunction.rows.new_full((1, segment.size), end) for end in (LEAST, MOST))
             else:
                 operator, prepared = self.plan.operators[segment.index], self.plan.prepared[segment.index]
                 lower, upper = self._box(segment.index)
@@ -178,7 +195,10 @@ class Objective:
         """Starting parameters: the starting slopes, multipliers 0. Shape ``[domains, rows, total]``."""
         flat = self.low.new_zeros(self.domains, self.count, self.layout.total)
         for segment in self.layout.segments:
-            if segment.kind != "beta":
+            if segment.kind == "logit":
+                assert self.conjunction is not None
+                self._view(flat, segment).copy_(self.conjunction.start(self.count))
+            elif segment.kind != "beta":
                 lines = self.base[segment.index]
                 slope = (
                     self._few(lines).lower_slopes
@@ -203,7 +223,7 @@ class Objective:
 
     def _view(self, flat: Tensor, segment: Segment) -> Tensor:
         """The segment's part, shaped as its node unless that has a gap."""
-        if segment.kind != "beta" and segment.index in self.gaps:
+        if segment.kind == "logit" or (segment.kind != "beta" and segment.index in self.gaps):
             return self.layout.part(flat, segment)
         return self.layout.view(flat, segment, self.plan.shape(segment.index))
 
@@ -212,7 +232,7 @@ class Objective:
         result = dict(self.base)
         slopes: dict[int, dict[str, Tensor]] = {}
         for segment, view in zip(self.layout.segments, self._views(flat), strict=True):
-            if segment.kind != "beta":
+            if segment.kind in ("lower", "upper"):
                 slopes.setdefault(segment.index, {})[segment.kind] = view
         for index, given in slopes.items():
             result[index] = self._lines_with(index, given.get("lower"), given.get("upper"))
@@ -251,11 +271,20 @@ class Objective:
     def bound(self, flat: Tensor, trace: Trace | None = None, error=None) -> tuple[Tensor, dict[int, Lines]]:
         """Lower bounds ``[domains, rows]`` at the parameters, and the lines they stand for."""
         lines = self.lines(flat)
+        weights = self.weights(flat)
         value = backward(
-            self.plan, self.target, self.rows, lines, self.inputs,
+            self.plan, self.target, self.rows if weights is None else self.conjunction.combined(weights),  # type: ignore[union-attr]
+            lines, self.inputs,
             multipliers=self.multipliers(flat), trace=trace, error=error, extents=self.extents,
         )  # fmt: skip
+        if weights is not None:
+            magnitude = None if error is None else error.magnitudes.value[self.target]
+            value = self.conjunction.margin(value, weights, magnitude)  # type: ignore[union-attr]
         return value, lines
+
+    def weights(self, flat: Tensor) -> Tensor | None:
+        """Weights ``[domains, combinations, r]`` of a conjunction's rows; None where there is none."""
+        return None if self.conjunction is None else self._views(flat)[-1].softmax(-1)
 
     def trace(self) -> Trace:
         """An empty trace of the kind that ``gradient`` reads."""
@@ -270,7 +299,9 @@ class Objective:
             return None
         rates = self.low.new_ones(self.domains, 1, self.layout.total)
         for segment in self.layout.segments:
-            if segment.kind == "beta":
+            if segment.kind == "logit":
+                self.layout.part(rates, segment).fill_(self.conjunction.rate)  # type: ignore[union-attr]
+            elif segment.kind == "beta":
                 readers = [i for i in self.plan.consumers[segment.index] if i in trace.positive]
                 sizes = [flattened(trace.magnitude(i), 1).mean(1) for i in readers]
                 size = torch.stack(torch.broadcast_tensors(*sizes)).sum(0) if sizes else self.low.new_ones(1)
@@ -279,13 +310,20 @@ class Objective:
         return rates
 
     def gradient(
-        self, trace: Trace, lines: Mapping[int, Lines], out: Tensor, keep: Collection[int] | None = None
+        self,
+        trace: Trace,
+        lines: Mapping[int, Lines],
+        out: Tensor,
+        keep: Collection[int] | None = None,
+        flat: Tensor | None = None,
     ) -> dict[int, Tensor]:
         """Write the gradient of every bound to ``out`` [domains, rows, total] and use the trace up.
 
         Returns the values at the minimiser, ``[domains, rows, *shape]``; only those in ``keep`` are sure to be there.
+        With a conjunction it needs the parameters ``flat`` of the bound.
         """
         views = self._views(out)
+        weights = None if flat is None else self.weights(flat)
 
         def visit(value: int, z: Tensor) -> None:
             for position in self._reading.get(value, ()):
@@ -293,12 +331,16 @@ class Objective:
                 if segment.kind == "beta":
                     sign, point = self.splits.sign[value], self.splits.point[value]  # type: ignore[union-attr]
                     torch.mul(point.unsqueeze(1) - z, sign.unsqueeze(1), out=view)
+                elif segment.kind == "logit":
+                    assert self.conjunction is not None and weights is not None
+                    view.copy_(self.conjunction.derivative(weights, z))
                 else:
                     self._slope_gradient(segment, trace, lines[segment.index], z, view)
 
         return selected_values(
-            self.plan, self.target, trace, lines, self.inputs, visit=visit, keep=keep
-        )
+            self.plan, self.target, trace, lines, self.inputs, visit=visit, keep=keep,
+            whole=self.conjunction is not None,
+        )  # fmt: skip
 
     def _slope_gradient(self, segment: Segment, trace: Trace, lines: Lines, z: Tensor, out: Tensor) -> None:
         index = segment.index

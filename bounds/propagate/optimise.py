@@ -116,7 +116,7 @@ def optimise(
             break
         if rate is None:
             rate = objective.rates(trace, schedule.multiplier_rate / schedule.slope_rate)
-        at_minimiser = objective.gradient(trace, lines, gradient, read if points else ())
+        at_minimiser = objective.gradient(trace, lines, gradient, read if points else (), flat)
         if not points:
             pass
         elif mean is None:

@@ -61,7 +61,7 @@ class Plan:
         self._relaxed_below: dict[int, tuple[int, ...]] = {}
         self._widest: dict[int, tuple[int, int]] = {}
         self._cost: dict[int, int] = {}
-        self._walks: dict[int, tuple[tuple[int, tuple[int, ...]], ...]] = {}
+        self._walks: dict[tuple[int, bool], tuple[tuple[int, tuple[int, ...]], ...]] = {}
         self._extents: dict[int, dict[int, Extent | None]] = {}
         self.absolute: dict[int, Prepared] = {}
 
@@ -227,13 +227,13 @@ class Plan:
             self._relaxed_below[target] = tuple(i for i in self.order(target) if not self.linear[i])
         return self._relaxed_below[target]
 
-    def forward_walk(self, target: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
+    def forward_walk(self, target: int, whole: bool = False) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """Values that relaxed nodes below the target read, and all that those are made of, in topological order.
 
-        With each come the values that nothing after it reads.
+        With each come the values that nothing after it reads. A ``whole`` walk ends with the target itself.
         """
-        if target not in self._walks:
-            needed: set[int] = set()
+        if (target, whole) not in self._walks:
+            needed: set[int] = {target} if whole else set()
             last: dict[int, int] = {}
             for index in self.order(target):
                 if (index in needed or not self.linear[index]) and index not in self.opaque:
@@ -244,8 +244,8 @@ class Plan:
             done: dict[int, list[int]] = {index: [] for index in sorted(needed)}
             for value, reader in last.items():
                 done[reader].append(value)
-            self._walks[target] = tuple((index, tuple(values)) for index, values in done.items())
-        return self._walks[target]
+            self._walks[target, whole] = tuple((index, tuple(values)) for index, values in done.items())
+        return self._walks[target, whole]
 
     def bounded_below(self, target: int) -> tuple[int, ...]:
         """The values whose boxes a backward pass from the target needs, in topological order."""

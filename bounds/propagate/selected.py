@@ -23,15 +23,17 @@ def selected_values(
     *,
     visit: Callable[[int, Tensor], None] | None = None,
     keep: Collection[int] | None = None,
+    whole: bool = False,
 ) -> dict[int, Tensor]:
     """Values z ``[domains, rows, *shape]`` at each row's minimiser, through the lines the row selected.
 
-    Linear nodes that no relaxed node reads are left out. ``visit(value, z)`` is called as soon as a value is known; it
-    is the trace's last reader, so the trace is used up. With ``keep`` only those values are returned, others are
-    dropped once nothing reads them: what follows then finds their memory in the cache.
+    Linear nodes that no relaxed node reads are left out, unless the walk is ``whole``: to the target itself.
+    ``visit(value, z)`` is called as soon as a value is known; it is the trace's last reader, so the trace is used up.
+    With ``keep`` only those values are returned, others are dropped once nothing reads them: what follows then finds
+    their memory in the cache.
     """
     values: dict[int, Tensor] = {}
-    for index, done in plan.forward_walk(target):
+    for index, done in plan.forward_walk(target, whole):
         operands = plan.graph.nodes[index].inputs
         if index in inputs:
             z = at_ends(trace.inputs.get(index), inputs[index])

@@ -207,7 +207,10 @@ def test_multipliers_in_float64(family: str, tmp_path) -> None:
         bound, _ = objective.bound(flat)
         for i, clause in enumerate(fields["clause"].tolist()):
             if inside[i].any():
-                truth = (made.y @ made.clauses.rows[clause].T)[inside[i]].amin(0)
+                margins = made.margins(clause)[inside[i]]
+                truth = margins.amin(0) + made.clauses.threshold[clause]
+                if bounder.weighted:  # margins of combinations of the clause's rows
+                    truth = (margins @ objective.weights(flat)[i].mT).amin(0)
                 assert below(bound[i], truth)
 
 

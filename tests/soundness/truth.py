@@ -237,10 +237,13 @@ class Case:
     kind: str
 
 
-def make_case(network, seconds: float = 30.0) -> Case | None:
-    """Place a threshold at 1e-4 or 1e-2 of the output's spread on either side of the exact optimum."""
+def make_case(network, seconds: float = 30.0, kind: str | None = None) -> Case | None:
+    """Place a threshold at 1e-4 or 1e-2 of the output's spread on either side of the exact optimum.
+
+    The seed chooses the kind of property unless it is given: ``several`` is a conjunction over all outputs.
+    """
     random = np.random.default_rng([11, network.seed])
-    kind = ("single", "pair", "single", "either", "difference")[network.seed // 9 % 5]
+    kind = kind or ("single", "pair", "single", "either", "difference")[network.seed // 9 % 5]
     outputs = network.steps[-1].size
     unit = np.eye(outputs)
     a, b = (int(i) for i in random.permutation(outputs)[:2])
@@ -253,6 +256,9 @@ def make_case(network, seconds: float = 30.0) -> Case | None:
         "either": [[(unit[a], 0.0)], [(-unit[b], 0.0)]],
         "difference": [[(unit[a] - unit[b], 0.0)]],
     }
+    middle = np.median(y, 0)
+    signs = np.where(np.arange(outputs) % 2 == network.seed % 2, 1.0, -1.0)
+    forms["several"] = [[(s * unit[i], s * middle[i]) for i, s in enumerate(signs)]]
     clauses = forms[kind]
     least = []
     for rows in clauses:
