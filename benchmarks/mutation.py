@@ -23,6 +23,7 @@ ROUNDING = ("tests/soundness/test_rounding.py",)
 FORWARD = ("tests/soundness/test_forward.py",)
 MARGINS = ("tests/soundness/test_margins.py",)
 CLAUSES = ("tests/soundness/test_clauses.py",)
+CONJUNCTION = ("tests/propagate/test_conjunction.py",)
 LEAF = ("tests/verifier/test_leaf.py",)
 
 
@@ -51,6 +52,20 @@ MUTATIONS = (
         "low = torch.zeros_like(sign)",
         "low = torch.full_like(sign, -torch.inf)",
         BOUNDS,
+    ),
+    Mutation(
+        "dropped rounding of a conjunction's sums",
+        "bounds/propagate/conjunction.py",
+        "slack = terms * gamma(self.count + 4, weights.dtype)",
+        "slack = 0 * terms * gamma(self.count + 4, weights.dtype)",
+        CONJUNCTION,
+    ),
+    Mutation(
+        "threshold of a combination without its weights",
+        "bounds/propagate/conjunction.py",
+        "margin = bound - self._total(weights, self.threshold)",
+        "margin = bound - self.threshold.amin(1, keepdim=True)",
+        (*CONJUNCTION, *BOUNDS),
     ),
     Mutation(
         "missing candidate of a support function",
