@@ -21,7 +21,7 @@ from provenn.verifier.falsify import attacked, checker, interlude_of
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.options import Options
 from provenn.verifier.pool import Fields
-from provenn.verifier.problem import Clauses, Problem, specialised
+from provenn.verifier.problem import Clauses, Problem, recognised, specialised
 from provenn.verifier.race import account, race
 from provenn.verifier.rebound import Rebound
 from provenn.verifier.refine import refined_facts
@@ -104,7 +104,8 @@ def verify(
     element = node_in.scalar_type if node_in.scalar_type in ("float32", "float64") else "float32"
     query = read_query(os.fspath(property_path), node_in.size, node_out.size, element)
     special = specialised(graph, query)
-    problem = Problem(lattice(special.graph), query, device, special.free, special.read)
+    spelled = Problem(lattice(special.graph), query, device, special.free, special.read)
+    problem = recognised(spelled)
     generator = torch.Generator(device="cpu").manual_seed(options.seed)
     replay = Replay(network_path, query, free=special.free)
     run = Run(problem, replay, options, deadline, progress or Silent(), generator)
@@ -117,6 +118,9 @@ def verify(
             f"specialised: {node_in.size - problem.hull[0].shape[1]} inputs folded, "
             f"{problem.outputs} of {node_out.size} outputs kept"
         )
+    if problem is not spelled:
+        tabulated = sum(node.operator == "pieces" for node in problem.graph.nodes)
+        run.say(f"{tabulated} fragments are functions of one variable: {len(problem.graph.nodes)} nodes")
     with torch.no_grad():
         ended = _decide(run)
     return _result(run, ended, time.monotonic() - started)

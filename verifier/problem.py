@@ -11,6 +11,7 @@ from torch import Tensor
 
 from provenn.bounds.graph import Graph
 from provenn.bounds.graph.specialise import Specialised, specialise
+from provenn.bounds.graph.univariate import univariate
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
@@ -77,6 +78,19 @@ def dense_clauses(batch: ClauseBatch, outputs: int, device: torch.device) -> Cla
 def specialised(graph: Graph, query: Query) -> Specialised:
     """The graph without the inputs that every clause fixes and the outputs that none reads."""
     return specialise(graph, *query.input_box, query.fixed, np.unique(query.atoms.column))
+
+
+def recognised(problem: Problem) -> Problem:
+    """The problem with fragments of one variable tabulated over the hull; itself where there are none."""
+
+    def ranges() -> list[tuple[np.ndarray, np.ndarray]]:
+        boxes = interval_boxes(problem.plan(torch.float64), problem.input_boxes(*problem.hull))
+        return [tuple(end.cpu().numpy() for end in boxes[i]) for i in range(len(problem.graph.nodes))]  # type: ignore[misc]
+
+    graph = univariate(problem.graph, ranges)
+    if graph is problem.graph:
+        return problem
+    return Problem(graph, problem.query, problem.device, problem.free, problem.read)
 
 
 class Problem:

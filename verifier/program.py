@@ -252,8 +252,9 @@ class Program:
         prepared = self.plan.prepared[index]
         shape = self.plan.shape(index)
         chosen = torch.from_numpy(elements).to(self.plan.device)
+        tables = self.plan.operators[index].tables
         tensors = {
-            name: tensor.expand(shape).flatten()[chosen] if tensor.dim() else tensor
+            name: tensor.expand(shape).flatten()[chosen] if tensor.dim() and name not in tables else tensor
             for name, tensor in prepared.tensors.items()
         }
         return replace(prepared, tensors=tensors)

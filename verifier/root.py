@@ -114,6 +114,7 @@ def outputs_bound(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Which clauses the root refutes: (refuted [clauses], best margin [clauses], minimisers [clauses, inputs]).
 
+    The output's box comes first: over a bounded function its image may be all there is to know, which lines are not.
     No step of optimisation begins after ``deadline``; what no pass has reached by then is bounded by the output's box.
     """
     per = clauses.rows.shape[1]
@@ -138,10 +139,15 @@ def _by_parts(
     parts = []
     for i in range(0, len(clauses), size):
         rows, threshold = clauses.rows[i : i + size], clauses.threshold[i : i + size]
-        if i and time.monotonic() > deadline:
-            parts.append(_by_box(problem, facts, rows, threshold))
-        else:
-            parts.append(_outputs_bound(problem, slopes, rows, threshold))
+        found = _by_box(problem, facts, rows, threshold)
+        left = (~found[0]).nonzero().squeeze(1)
+        if left.numel() and (i == 0 or time.monotonic() < deadline):
+            better = _outputs_bound(problem, slopes, rows[left], threshold[left])
+            gained = better[1] > found[1][left]
+            for whole, part in zip(found[:2], better, strict=False):
+                whole[left[gained]] = part[gained]
+            found[2][left] = better[2]
+        parts.append(found)
     refuted, best, points = (torch.cat(part) for part in zip(*parts, strict=True))
     return refuted, best, points
 
@@ -157,7 +163,7 @@ def _by_box(problem: Problem, facts: Facts, rows: Tensor, threshold: Tensor) -> 
     bound = backward(exact, problem.output, shaped, {}, facts.inputs, error=error, stop=stop)
     margin = (bound - threshold.reshape(1, -1)).view(count, per)
     lower, upper = facts.inputs[problem.input]
-    middle = (0.5 * lower + 0.5 * upper).reshape(1, -1).expand(count, -1)
+    middle = (0.5 * lower + 0.5 * upper).reshape(1, -1).repeat(count, 1)
     return (bound > threshold.reshape(1, -1)).view(count, per).any(1), margin.amax(1), middle
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from provenn.bounds.graph._graph import Node
-from provenn.bounds.ops import conv, discrete, linear, minmax, opaque, piecewise, products, smooth, structure
+from provenn.bounds.ops import conv, discrete, linear, minmax, opaque, pieces, piecewise, products, smooth, structure
 from provenn.bounds.ops._operator import LinearOperator as LinearOperator
 from provenn.bounds.ops._operator import Multivariate as Multivariate
 from provenn.bounds.ops._operator import Operator as Operator
@@ -16,7 +16,7 @@ from provenn.bounds.ops._operator import Plane as Plane
 from provenn.bounds.ops._operator import Prepared as Prepared
 from provenn.bounds.ops._operator import Univariate as Univariate
 
-_FAMILIES = (structure, linear, conv, discrete, opaque, piecewise, smooth, minmax, products)
+_FAMILIES = (structure, linear, conv, discrete, opaque, pieces, piecewise, smooth, minmax, products)
 
 OPS: dict[str, Operator] = {record.name: record for family in _FAMILIES for record in family.OPERATORS}
 

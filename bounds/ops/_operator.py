@@ -40,6 +40,8 @@ class Operator:
     ``evaluate(prepared, *inputs)`` maps ``[domains, *sample]`` tensors to ``[domains, *shape]``.
     ``interval(prepared, *boxes)`` maps (lower, upper) pairs to a pair that contains the image of the
     real function over the boxes; it is rounded outward for float64 and approximate for float32.
+    ``tables`` are those of the ``constants`` that belong to no element; others broadcast to the node's shape where the
+    operator is elementwise.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Operator:
     interval: Callable[..., Box]
     constants: tuple[str, ...] = ()
     derive: Callable[[Node, tuple[tuple[int, ...], ...]], dict[str, Any]] | None = field(default=None, kw_only=True)
+    tables: frozenset[str] = field(default=frozenset(), kw_only=True)
 
 
 @dataclass(frozen=True)
