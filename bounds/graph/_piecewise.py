@@ -18,7 +18,7 @@ import numpy as np
 Polynomial = tuple[Fraction, Fraction, Fraction]
 """Coefficients of 1, x and x^2."""
 
-MOST_PIECES = 1024
+MOST_PIECES, MOST_SUMS = 1024, 1 << 17
 _ZERO, _ONE = Fraction(0), Fraction(1)
 _UP = 1 + 1e-12
 
@@ -126,16 +126,18 @@ def product(f: Piecewise, g: Piecewise) -> Piecewise:
 
 
 def _times(p: Polynomial, q: Polynomial) -> Polynomial:
-    if p[2] and (q[1] or q[2]) or q[2] and p[1]:
+    if (p[2] and (q[1] or q[2])) or (q[2] and p[1]):
         raise NotPiecewiseError("a product of degree above 2")
     return p[0] * q[0], p[0] * q[1] + p[1] * q[0], p[0] * q[2] + p[1] * q[1] + p[2] * q[0]
 
 
+Breaks = Callable[[Fraction, Fraction], Sequence[Fraction]]
+"""The break points of an outer function within two numbers."""
 Outer = Callable[[Fraction], Polynomial]
 """The line that an outer function follows around a number that is none of its break points."""
 
 
-def outer(f: Piecewise, breaks: Callable[[Fraction, Fraction], Sequence[Fraction]], line: Outer, jumps: bool) -> Piecewise:
+def outer(f: Piecewise, breaks: Breaks, line: Outer, jumps: bool) -> Piecewise:
     """``g(f)`` for g linear between break points; ``breaks(low, high)`` are those in ``[low, high]``.
 
     g is continuous, or constant between ``jumps``. Then every place where f meets a break point must be a crossing,
@@ -174,7 +176,7 @@ def outer(f: Piecewise, breaks: Callable[[Fraction, Fraction], Sequence[Fraction
     return _tidy(made)
 
 
-def _sides(b: Fraction, breaks: Callable[[Fraction, Fraction], Sequence[Fraction]]) -> tuple[Fraction, Fraction]:
+def _sides(b: Fraction, breaks: Breaks) -> tuple[Fraction, Fraction]:
     """Steps from a break point that meet no other one."""
     others = [abs(x - b) for x in breaks(b - 1, b + 1) if x != b]
     step = min([_ONE, *others]) / 2
@@ -184,7 +186,7 @@ def _sides(b: Fraction, breaks: Callable[[Fraction, Fraction], Sequence[Fraction
 def _together(functions: Sequence[Piecewise]) -> tuple[tuple[Fraction, ...], list[list[Polynomial]]]:
     """All knots of some functions, and every function's polynomial on each interval between them."""
     knots = sorted({t for f in functions for t in f.knots})
-    if len(knots) >= MOST_PIECES:
+    if len(knots) >= MOST_PIECES or len(knots) * len(functions) > MOST_SUMS:
         raise NotPiecewiseError("too many pieces")
     lefts = [None, *knots]
     return tuple(knots), [
@@ -235,6 +237,6 @@ def table(f: Piecewise) -> Table:
         errors = [abs(c - Fraction(s)) for c, s in zip(local, single, strict=True)]
         missed = max(missed, errors[0] + width * (errors[1] + width * errors[2]))
         rows.append((*single, float(value(f.pieces[max(index - 1, 0)], t))))
-    columns = np.array(rows).T
-    radius = f.radius + missed + 2 * f.lipschitz * doubt
-    return Table(knots, *columns, radius=float(radius) * _UP, doubt=float(doubt) * _UP)
+    values, slopes, curves, before = np.array(rows).T
+    radius = float(f.radius + missed + 2 * f.lipschitz * doubt) * _UP
+    return Table(knots, values, slopes, curves, before, radius, float(doubt) * _UP)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from math import ceil, floor
 from typing import Any
 
@@ -29,6 +30,8 @@ _RELAXED = frozenset({"relu", "leaky_relu", "abs", "clip", "floor", "ceil", "pow
 # Elements of a fragment's values, and different functions at its end, up to which tables are made.
 MOST_ELEMENTS = 1 << 20
 MOST_FUNCTIONS = 512
+# Pieces of all functions that are made on the way.
+MOST_WORK = 1 << 16
 # Ranges are a little wider than the operand's box, so that no rounding of a smaller box leaves them.
 _WIDER = 1e-3
 # Relaxed elements for each one of the result from which a fragment counts: fewer can be split one by one.
@@ -42,7 +45,7 @@ Ranges = Callable[[], list[tuple[np.ndarray, np.ndarray]]]
 
 @dataclass
 class _State:
-    """What is known of one value of a fragment: element of the operand (-1 for constants) and function, ``[*shape]``."""
+    """Of a value in a fragment: the operand's element (-1 for constants) and the function of it, ``[*shape]``."""
 
     element: np.ndarray
     function: np.ndarray
@@ -187,6 +190,7 @@ class _Fragment:
     box: tuple[np.ndarray, np.ndarray]
     functions: list[Piecewise] = field(default_factory=list)
     known: dict[Any, int] = field(default_factory=dict)
+    pieces: int = 0
 
     def table(self, end: int, inner: list[int]) -> tuple[np.ndarray, dict[str, Any]]:
         """The operand's element for each one of the result, and the attributes of the node."""
@@ -209,18 +213,21 @@ class _Fragment:
         if len(distinct) > MOST_FUNCTIONS:
             raise NotPiecewiseError("too many functions")
         tables = [piecewise.table(self.functions[i]) for i in distinct.tolist()]
-        return np.maximum(last.element, 0), _attributes(tables, which.reshape(last.function.shape))
+        return np.maximum(last.element, 0), tabulated(tables, which.reshape(last.function.shape))
 
     def _made(self, key: Any, make: Callable[[], Piecewise]) -> int:
         if key not in self.known:
             self.functions.append(make())
+            self.pieces += len(self.functions[-1].pieces)
+            if self.pieces > MOST_WORK:
+                raise NotPiecewiseError("too many pieces")
             self.known[key] = len(self.functions) - 1
         return self.known[key]
 
     def _elementwise(self, rows: np.ndarray, shape: tuple[int, ...], key: str, make: Callable[..., Piecewise]):
         """``make(*row)`` for every distinct row ``[elements, k]`` of float64 numbers."""
         distinct, which = np.unique(rows, axis=0, return_inverse=True)
-        made = [self._made((key, *row), lambda row=row: make(*row)) for row in map(tuple, distinct.tolist())]
+        made = [self._made((key, *row), partial(make, *row)) for row in distinct.tolist()]
         return np.array(made)[which.ravel()].reshape(shape)
 
     def _state(self, node: Node, *operands: _State) -> _State:
@@ -297,7 +304,7 @@ class _Fragment:
             shift = [Fraction(0 if t is None else float(np.ravel(t)[column])) for t in (bias, radius)]
             for row, mine in enumerate(distinct):
                 key = ("linear", *mine[used].tolist(), *weight[used, column].tolist(), *shift)
-                made[row, column] = self._made(key, lambda: self._sum(mine[used], weight[used, column], *shift))
+                made[row, column] = self._made(key, partial(self._sum, mine[used], weight[used, column], *shift))
         return _State(self._depends(node, x), made[which.ravel()].reshape(node.shape))
 
     def _sum(self, functions: np.ndarray, weights: np.ndarray, shift: Fraction, radius: Fraction) -> Piecewise:
@@ -358,7 +365,7 @@ def _outer(operator: str, slope: float, lower: float, upper: float) -> tuple[Any
     )
 
 
-def _attributes(tables: list[Table], which: np.ndarray) -> dict[str, Any]:
+def tabulated(tables: list[Table], which: np.ndarray) -> dict[str, Any]:
     """Tables of one length: shorter ones go on beyond the end of the domain, with pieces of no use."""
     longest = max(len(t.value) for t in tables)
 

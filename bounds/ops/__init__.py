@@ -8,7 +8,18 @@ import numpy as np
 import torch
 
 from provenn.bounds.graph._graph import Node
-from provenn.bounds.ops import conv, discrete, linear, minmax, opaque, pieces, piecewise, products, smooth, structure
+from provenn.bounds.ops import (
+    conv,
+    discrete,
+    linear,
+    minmax,
+    opaque,
+    pieces,
+    piecewise,
+    products,
+    smooth,
+    structure,
+)
 from provenn.bounds.ops._operator import LinearOperator as LinearOperator
 from provenn.bounds.ops._operator import Multivariate as Multivariate
 from provenn.bounds.ops._operator import Operator as Operator

@@ -1,10 +1,9 @@
 """A tabulated function of one variable, a polynomial of degree at most 2 between knots: ``bounds.graph.univariate``.
 
 A node's tables hold one row per function; ``which`` ``[*shape]`` is the function of each element, None where there is
-one only. In the piece that
-begins at knot t the value is ``value + d (slope + d curve)`` with ``d = x - t``; ``before`` is the limit at t from the
-left. ``ends`` are those of the domain, which shorter rows go beyond. The real function is within ``radius`` of that, in any piece that x is within ``doubt`` of. Outside of the table
-nothing is known.
+one only. In the piece that begins at knot t the value is ``value + d (slope + d curve)`` with ``d = x - t``;
+``before`` is the limit at t from the left. The real function is within ``radius`` of that, in a piece that x is within
+``doubt`` of. ``ends`` are those of the domain, which shorter rows go beyond; outside of it nothing is known.
 """
 
 from __future__ import annotations
@@ -119,22 +118,23 @@ def _candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Can
         found = _table(p, "knots", knot).clamp(min=low, max=high)
         left, right = _table(p, "before", knot), _table(p, "value", knot)
         real = knot > first.unsqueeze(-1)
-        fallback = _polynomial(p, first.unsqueeze(-1), low)
         points.append(torch.where(real, found, low))
-        least.append(torch.where(real, torch.minimum(left, right), fallback))
-        most.append(torch.where(real, torch.maximum(left, right), fallback))
+        least.append(torch.where(real, torch.minimum(left, right), torch.inf))
+        most.append(torch.where(real, torch.maximum(left, right), -torch.inf))
     if p.derived["curved"]:
         start = _table(p, "knots", piece)
         curve = _table(p, "curve", piece)
         away = (k - _table(p, "slope", piece)) / (2 * curve)
-        x = torch.where(curve == 0, start, start + away)
-        x = torch.minimum(torch.maximum(x, start), _table(p, "knots", piece + 1))
-        x = torch.minimum(torch.maximum(x, low), high)
+        x = torch.where(curve == 0, torch.nan, start + away)
+        # The ends of a piece are knots, and those of the box carry the gradient.
+        inside = (x > start) & (x < _table(p, "knots", piece + 1)) & (x > low) & (x < high)
         value = _polynomial(p, piece, x)
-        points.append(x)
-        least.append(value)
-        most.append(value)
-    result: Candidates = [(torch.where(outside, lower, torch.nan), -torch.inf, torch.inf)] if bool(outside.any()) else []
+        points.append(torch.where(inside, x, low))
+        least.append(torch.where(inside, value, torch.inf))
+        most.append(torch.where(inside, value, -torch.inf))
+    result: Candidates = []
+    if bool(outside.any()):
+        result.append((torch.where(outside, lower, torch.nan), -torch.inf, torch.inf))
     if not points:
         return result
     shape = torch.broadcast_shapes(points[0].shape[:-1], points[-1].shape[:-1], slope.shape)
@@ -144,6 +144,7 @@ def _candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Can
     product = k * x
     for chosen in ((high_value - product).argmax(-1, keepdim=True), (low_value - product).argmin(-1, keepdim=True)):
         point, least_, most_ = (t.gather(-1, chosen).squeeze(-1) for t in (x, low_value, high_value))
+        point = torch.where(most_ == -torch.inf, torch.nan, point)  # there is none
         result.append((point, least_ - doubtful, most_ + doubtful))
     return result
 
