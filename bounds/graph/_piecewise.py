@@ -18,7 +18,7 @@ import numpy as np
 Polynomial = tuple[Fraction, Fraction, Fraction]
 """Coefficients of 1, x and x^2."""
 
-MOST_PIECES, MOST_SUMS = 1024, 1 << 17
+MOST_PIECES = 1024
 _ZERO, _ONE = Fraction(0), Fraction(1)
 _UP = 1 + 1e-12
 
@@ -186,7 +186,7 @@ def _sides(b: Fraction, breaks: Breaks) -> tuple[Fraction, Fraction]:
 def _together(functions: Sequence[Piecewise]) -> tuple[tuple[Fraction, ...], list[list[Polynomial]]]:
     """All knots of some functions, and every function's polynomial on each interval between them."""
     knots = sorted({t for f in functions for t in f.knots})
-    if len(knots) >= MOST_PIECES or len(knots) * len(functions) > MOST_SUMS:
+    if len(knots) >= MOST_PIECES:
         raise NotPiecewiseError("too many pieces")
     lefts = [None, *knots]
     return tuple(knots), [

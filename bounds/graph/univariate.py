@@ -30,8 +30,10 @@ _RELAXED = frozenset({"relu", "leaky_relu", "abs", "clip", "floor", "ceil", "pow
 # Elements of a fragment's values, and different functions at its end, up to which tables are made.
 MOST_ELEMENTS = 1 << 20
 MOST_FUNCTIONS = 512
-# Pieces of all functions that are made on the way.
-MOST_WORK = 1 << 16
+# Entries of the matrices of a fragment: each is a term of a sum of functions.
+MOST_WEIGHTS = 1 << 12
+# Pieces of all functions made on the way, and of the terms of sums: some 20 microseconds each.
+MOST_WORK = 1 << 15
 # Ranges are a little wider than the operand's box, so that no rounding of a smaller box leaves them.
 _WIDER = 1e-3
 # Relaxed elements for each one of the result from which a fragment counts: fewer can be split one by one.
@@ -110,8 +112,7 @@ def _fragments(graph: Graph) -> dict[int, tuple[int, list[int]]]:
     found = {}
     for last, inner in inside.items():
         operands = {i for n in inner for i in nodes[n].inputs} - set(inner)
-        relaxed = [n for n in inner if nodes[n].operator in _RELAXED]
-        if len(operands) == 1 and _worthwhile(graph, relaxed, last):
+        if len(operands) == 1 and _worthwhile(graph, inner, last):
             found[last] = (operands.pop(), inner)
     return found
 
@@ -172,9 +173,11 @@ def _elements(node: Node, operands: list[np.ndarray]) -> np.ndarray | None:
     return np.broadcast_to(x, node.shape)
 
 
-def _worthwhile(graph: Graph, relaxed: list[int], last: int) -> bool:
-    """Several relaxed elements for each one of the result, in a fragment of moderate size."""
-    size = sum(graph.nodes[i].size for i in relaxed)
+def _worthwhile(graph: Graph, inner: list[int], last: int) -> bool:
+    """Several relaxed elements for each one of the result, in a fragment of moderate size without large matrices."""
+    size = sum(graph.nodes[i].size for i in inner if graph.nodes[i].operator in _RELAXED)
+    if sum(np.size(graph.nodes[i].attributes.get("weight", 0)) for i in inner) > MOST_WEIGHTS:
+        return False
     return _ELEMENTS * graph.nodes[last].size <= size <= MOST_ELEMENTS
 
 
@@ -218,11 +221,14 @@ class _Fragment:
     def _made(self, key: Any, make: Callable[[], Piecewise]) -> int:
         if key not in self.known:
             self.functions.append(make())
-            self.pieces += len(self.functions[-1].pieces)
-            if self.pieces > MOST_WORK:
-                raise NotPiecewiseError("too many pieces")
+            self._spend(len(self.functions[-1].pieces))
             self.known[key] = len(self.functions) - 1
         return self.known[key]
+
+    def _spend(self, pieces: int) -> None:
+        self.pieces += pieces
+        if self.pieces > MOST_WORK:
+            raise NotPiecewiseError("too much work")
 
     def _elementwise(self, rows: np.ndarray, shape: tuple[int, ...], key: str, make: Callable[..., Piecewise]):
         """``make(*row)`` for every distinct row ``[elements, k]`` of float64 numbers."""
@@ -311,8 +317,9 @@ class _Fragment:
         if len(functions) == 0:
             made = piecewise.constant(self.domain, Fraction(0))
         else:
-            pairs = zip(functions.tolist(), weights.tolist(), strict=True)
-            made = piecewise.weighted_sum([(self.functions[f], Fraction(w)) for f, w in pairs])
+            terms = [self.functions[f] for f in functions.tolist()]
+            self._spend(len(terms) * len({t for f in terms for t in f.knots}))
+            made = piecewise.weighted_sum(list(zip(terms, map(Fraction, weights.tolist()), strict=True)))
         return piecewise.affine(made, Fraction(1), shift, shift_radius=radius)
 
     def _outer(self, node: Node, x: _State) -> _State:

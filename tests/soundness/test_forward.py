@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.graph import Graph, Node, evaluate
+from provenn.bounds.graph._piecewise import Domain, identity, product, table
+from provenn.bounds.graph.univariate import tabulated
 from provenn.bounds.ops import OPS, LinearOperator, Multivariate, Univariate
 from provenn.bounds.propagate import forward as module
 from provenn.bounds.propagate.forward import Form, Forward, concretised, forward_boxes, through
@@ -78,12 +80,14 @@ def check(nodes: list[Node], fixed: int = 0, strictly: bool = True) -> None:
 
 # -- every record ----------------------------------------------------------------------------------------
 
+DOMAIN = Domain(Fraction(-500), Fraction(500))
 ATTRIBUTES: dict[str, dict] = {
     "leaky_relu": {"slope": np.array(0.1)}, "prelu": {"slope": RANDOM.uniform(-0.5, 1.5, (1, 5))},
     "clip": {"lower": np.array(-0.4), "upper": np.array(0.5)},
     "hard_sigmoid": {"alpha": np.array(0.2), "beta": np.array(0.5)},
     "pow": {"exponent": 3.0}, "elu": {"alpha": np.array(1.3)}, "celu": {"alpha": np.array(0.5)},
     "selu": {"alpha": np.array(1.5), "gamma": np.array(1.25)},
+    "pieces": tabulated([table(product(identity(DOMAIN), identity(DOMAIN)))], np.zeros(1, np.int64)),
 }  # fmt: skip
 POSITIVE = frozenset({"log", "sqrt", "reciprocal"})
 univariate = sorted(name for name, record in OPS.items() if isinstance(record, Univariate))
