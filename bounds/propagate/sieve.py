@@ -36,12 +36,12 @@ class Sieve:
         self, index: int, a: Tensor | Windows, offset: Tensor | None, error: RoundingError | None
     ) -> Tensor | None:
         """The rows to keep (positions among those on their way), or None to keep all."""
-        from provenn.bounds.propagate.backward import concretise
+        from provenn.bounds.propagate.backward import concretise, least
 
         box = self.boxes.get(index)
         if box is None or (a.a if isinstance(a, Windows) else a).numel() < WORTH:
             return None
-        bound = concretise(a, box)
+        bound = concretise(a, box) if error is not None else least(a, box)
         if offset is not None:
             bound = bound + offset
         if error is not None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from provenn.bounds.propagate import intermediate, sieve
-from provenn.bounds.propagate.backward import backward
-from provenn.bounds.propagate.coefficients import Windows, by_place, elements_of
+from provenn.bounds.propagate.backward import backward, concretise, least
+from provenn.bounds.propagate.coefficients import Windows, by_place, channels_last, elements_of
 from provenn.bounds.propagate.intermediate import intermediate_boxes, one_hot, read_by_relus
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.lines import relax_all
@@ -155,3 +155,16 @@ def test_sieved_windows(proven: bool, tmp_path, monkeypatch) -> None:
             if value in boxes:
                 room = 0.0 if proven else 1e-9
                 assert (boxes[value][0] <= high + room).all() and (boxes[value][1] >= low - room).all(), value
+
+
+@pytest.mark.parametrize("domains", [1, 3])
+def test_least_is_the_minimum_over_the_box(domains: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    a = torch.randn(domains, 4, 1, 2, 3, 3, generator=generator, dtype=torch.float64)
+    lower = torch.randn(domains, 1, 2, 3, 3, generator=generator, dtype=torch.float64)
+    upper = lower + torch.rand(lower.shape, generator=generator, dtype=torch.float64)
+    low, high = lower.unsqueeze(1), upper.unsqueeze(1)
+    wanted = torch.minimum(a * low, a * high).flatten(2).sum(2)
+    for rows in (a, channels_last(a)):
+        torch.testing.assert_close(least(rows, (lower, upper)), wanted)
+        torch.testing.assert_close(concretise(rows, (lower, upper)), wanted)
