@@ -243,6 +243,20 @@ MUTATIONS = (
         BOUNDS,
     ),
     Mutation(
+        "a jump of a table without its limit from the left",
+        "bounds/ops/pieces.py",
+        "torch.maximum(left, right)",
+        "right",
+        ("tests/graph/test_univariate.py",),
+    ),
+    Mutation(
+        "a fragment of one variable that is read elsewhere",
+        "bounds/graph/univariate.py",
+        "if len(ends) == 1 and",
+        "if ends and",
+        ("tests/graph/test_univariate.py",),
+    ),
+    Mutation(
         "threshold not above the decimal literal",
         "specs/_literals.py",
         "above = np.where(exact, nearest, np.nextafter(nearest, np.inf))",
