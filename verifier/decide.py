@@ -16,6 +16,7 @@ from provenn.bounds.graph.lattice import lattice
 from provenn.bounds.propagate.ladder import RATE, row_cost
 from provenn.errors import InputError
 from provenn.specs import ClauseBatch, read_query
+from provenn.verifier.cells import by_cells
 from provenn.verifier.exact import Programs, input_leaves, neuron_leaves
 from provenn.verifier.falsify import attacked, checker, interlude_of
 from provenn.verifier.fixed import Fixed
@@ -197,7 +198,8 @@ def _decide_clauses(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     ended = "refuted"
     for box in range(boxes):
         mine = (clauses.box == box).nonzero().squeeze(1)
-        one = _by_race(run, clauses.only(mine, box), numbers[mine])
+        only, named = clauses.only(mine, box), numbers[mine]
+        one = by_cells(run, only, named, _by_race) or _by_race(run, only, named)
         if run.witness is not None or one == "timeout":
             return one
         ended = one if one != "refuted" else ended

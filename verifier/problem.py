@@ -116,6 +116,13 @@ class Problem:
         self.outputs = graph.nodes[self.output].size
         self._plans: dict[torch.dtype, Plan] = {}
 
+    def within(self, lower: Tensor, upper: Tensor) -> Problem:
+        """The same problem on a box ``[1, inputs]`` of its inputs, with the same plans; free and read do not apply."""
+        found = Problem(self.graph, self.query, self.device)
+        found._plans = self._plans
+        found.hull = lower, upper  # type: ignore[misc]
+        return found
+
     def plan(self, dtype: torch.dtype) -> Plan:
         if dtype not in self._plans:
             self._plans[dtype] = Plan(self.graph, dtype, self.device)

@@ -176,7 +176,7 @@ class Rebound:
         for value in self.plan.bounded:
             if value in boxes:
                 lower, upper = boxes[value]
-                result |= (lower > upper).flatten(1).any(1)
+                result |= (lower > upper).reshape(lower.shape[0], -1).any(1)
         return result
 
     def split(self, fields: Fields) -> Fields:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import os
 from pathlib import Path
@@ -40,6 +41,7 @@ class Replay:
             raise InputError(f"Replay got threads={threads!r}, expected at least 1")
         self.network_path, self.query, self.threads = Path(network_path), query, threads
         self.free = free
+        self.columns: int | None = None
         self.calls = self.failures = 0
         self._session: InferenceSession | None = None
         self._input_name = self._output_name = ""
@@ -57,9 +59,15 @@ class Replay:
             self.failures += 1
             return None
 
+    def leading(self, columns: int) -> Replay:
+        """The same for points of which only the first ``columns`` are inputs; the others follow from those."""
+        found = copy.copy(self)
+        found.columns = columns
+        return found
+
     def lifted(self, x: np.ndarray) -> np.ndarray:
         """A point of the search as one of the network: fixed inputs have their value in the element type."""
-        x = np.asarray(x).reshape(-1)
+        x = np.asarray(x).reshape(-1)[: self.columns]
         if self.free is None:
             return x
         whole = self.query.witness_box[0].astype(np.float64)

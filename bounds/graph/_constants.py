@@ -57,7 +57,7 @@ def _parts(constant: Constant) -> tuple[np.ndarray, np.ndarray | float]:
     return constant.value.astype(np.float64), 0.0 if constant.radius is None else constant.radius
 
 
-def _sum_error(a: np.ndarray, b: np.ndarray, total: np.ndarray) -> np.ndarray:
+def sum_error(a: np.ndarray, b: np.ndarray, total: np.ndarray) -> np.ndarray:
     """Exact error of ``total = a + b`` (Knuth's TwoSum)."""
     part = total - a
     return (a - (total - part)) + (b - part)
@@ -81,7 +81,7 @@ def add(x: Constant, y: Constant) -> Constant:
     (a, ra), (b, rb) = _parts(x), _parts(y)
     with np.errstate(all="ignore"):
         total = a + b
-        radius = (np.abs(_sum_error(a, b, total)) + ra + rb) * _UP
+        radius = (np.abs(sum_error(a, b, total)) + ra + rb) * _UP
         return _result(x.array + y.array, total, radius)
 
 
