@@ -209,20 +209,23 @@ def _scatter_nd_interval(prepared: Prepared, data: Box, index: Box, updates: Box
     tail, count = derived["tail"], derived["count"]
     low, high = (side.reshape(domains, -1, tail).clone() for side in data)
     new_low, new_high = (side.reshape(domains, count, tail) for side in updates)
-    first, last = _coordinates(prepared, index[0]), _coordinates(prepared, index[1])
+    first, last = (side.reshape(domains, count, len(derived["extents"])) for side in index)
     place = torch.arange(low.shape[1], device=low.device)
     outside = torch.zeros(domains, dtype=torch.bool, device=low.device)
     for update in range(count):
         may = torch.ones(domains, low.shape[1], dtype=torch.bool, device=low.device)
         must = torch.ones(domains, 1, dtype=torch.bool, device=low.device)
         for k, (stride, extent) in enumerate(zip(derived["strides"], derived["extents"], strict=True)):
-            a, b = first[k][:, update, None], last[k][:, update, None]
+            a, b = first[:, update, k, None], last[:, update, k, None]
             along = place // stride % extent
-            may = may & (a <= along) & (along <= b)
+            reach = (a <= along) & (along <= b)
+            if derived["dropping"]:
+                within = (a >= 0) & (a <= b)
+            else:  # negative coordinates count from the end
+                reach = reach | ((a <= along - extent) & (along - extent <= b))
+                within = (a >= -extent) & (a <= b) & (b <= extent - 1)
+            may = may & reach
             must = must & (a == b)
-            # A box that wraps around zero comes out with its ends swapped and is treated as leaving the range.
-            within = (a >= 0) & (a <= b)
-            within = within if derived["dropping"] else within & (b <= extent - 1)
             outside = outside | ~within.squeeze(1)
         may, must = may.unsqueeze(-1), must.unsqueeze(-1)
         written_low, written_high = new_low[:, update : update + 1], new_high[:, update : update + 1]

@@ -192,6 +192,24 @@ def test_scatter(dropping):
     assert (decided[0] <= single).all() and (single <= decided[1]).all()
 
 
+@pytest.mark.parametrize("extent", [1, 3, 4])
+def test_scatter_at_positions_that_count_from_the_end(extent):
+    """Every box of positions from -extent to extent - 1, wrapped or not, contains what each of its positions writes."""
+    record, prepared = make("scatter_nd", (extent, 2), [(extent, 2), (1, 1), (1, 2)])
+    data, updates = real(1, extent, 2), real(1, 1, 2) + 20.0
+    for first in range(-extent, extent):
+        for last in range(first, extent):
+            at = [torch.full((1, 1, 1), float(i), dtype=torch.float64) for i in range(first, last + 1)]
+            lower, upper = record.interval(prepared, (data, data), (at[0], at[-1]), (updates, updates))
+            results = torch.cat([record.evaluate(prepared, data, i, updates) for i in at])
+            assert (lower <= results).all() and (results <= upper).all(), (first, last)
+            if extent > 1:
+                assert torch.equal(lower[0], results.amin(0)) and torch.equal(upper[0], results.amax(0)), (first, last)
+        below = torch.full((1, 1, 1), float(-extent - 1), dtype=torch.float64)
+        lower, upper = record.interval(prepared, (data, data), (below, at[-1]), (updates, updates))
+        assert (lower == -INFINITY).all() and (upper == INFINITY).all()
+
+
 def test_scatter_out_of_range_proves_nothing():
     record, prepared = make("scatter_nd", (4,), [(4,), (1, 1), (1,)])
     data, updates = real(1, 4), real(1, 1)
