@@ -3,15 +3,17 @@
 A function that is composed of others has a *state*: for each jump that was crossed, which side it is on. Constants with
 a radius make the state uncertain within ``doubt`` of a jump; everything else that is not exact is in ``radius``. So at
 every x of the domain the real function is within ``radius`` of the polynomial of a piece whose interval, widened by
-``doubt`` at both ends, holds x; ``lipschitz`` bounds how fast it moves while its state stays.
+``doubt`` at both ends, holds x; ``lipschitz`` bounds how fast it moves while its state stays. One bit of state per
+knot: functions are combined only where their jumps at one place change sides together (``Side``).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 
@@ -21,6 +23,10 @@ Polynomial = tuple[Fraction, Fraction, Fraction]
 MOST_PIECES = 1024
 _ZERO, _ONE = Fraction(0), Fraction(1)
 _UP = 1 + 1e-12
+
+
+Side = Hashable
+"""``right`` or ``left``: the limit that the function has at a knot that is known exactly; else its one origin."""
 
 
 class NotPiecewiseError(Exception):
@@ -49,6 +55,8 @@ class Piecewise:
     radius: Fraction = _ZERO
     lipschitz: Fraction = _ONE
     doubt: Fraction = _ZERO
+    jumps: tuple[tuple[Fraction, Side], ...] = ()
+    """Knots where the function jumps, each with what decides the side it is on there."""
 
     @property
     def size(self) -> Fraction:
@@ -107,6 +115,7 @@ def weighted_sum(terms: Sequence[tuple[Piecewise, Fraction]]) -> Piecewise:
             sum((abs(w) * f.radius for f, w in terms), _ZERO),
             sum((abs(w) * f.lipschitz for f, w in terms), _ZERO),
             max(f.doubt for f, _ in terms),
+            _jumps([f for f, _ in terms]),
         )
     )  # fmt: skip
 
@@ -121,6 +130,7 @@ def product(f: Piecewise, g: Piecewise) -> Piecewise:
             size_f * g.radius + size_g * f.radius + f.radius * g.radius,
             size_f * g.lipschitz + size_g * f.lipschitz,
             max(f.doubt, g.doubt),
+            _jumps([f, g]),
         )
     )  # fmt: skip
 
@@ -137,17 +147,19 @@ Outer = Callable[[Fraction], Polynomial]
 """The line that an outer function follows around a number that is none of its break points."""
 
 
-def outer(f: Piecewise, breaks: Breaks, line: Outer, jumps: bool) -> Piecewise:
+def outer(f: Piecewise, breaks: Breaks, line: Outer, origin: Hashable = None) -> Piecewise:
     """``g(f)`` for g linear between break points; ``breaks(low, high)`` are those in ``[low, high]``.
 
-    g is continuous, or constant between ``jumps``. Then every place where f meets a break point must be a crossing,
-    known up to little doubt.
+    g is continuous, or jumps between constants if it has an ``origin``, which no other real function may share. Then
+    every place where f meets a break point must be a crossing, known up to little doubt.
     """
+    jumps = origin is not None
     shaky = bool(f.doubt) or (jumps and bool(f.radius))
     near = f.radius + (2 * f.lipschitz * f.domain.most_doubt if shaky else _ZERO)
     knots: list[Fraction] = []
     pieces: list[Polynomial] = []
     doubt, steepest = f.doubt, _ZERO
+    sides = list(f.jumps)
     for index, p in enumerate(f.pieces):
         left, right = f.ends(index)
         low, high = f.image(index)
@@ -165,6 +177,11 @@ def outer(f: Piecewise, breaks: Breaks, line: Outer, jumps: bool) -> Piecewise:
             a, b, _ = line(value(p, (start + end) / 2))
             pieces.append((a + b * p[0], b * p[1], b * p[2]))
             steepest = max(steepest, abs(b))
+        if jumps:
+            exact = not (f.radius or f.doubt)
+            for at, after in pairwise([*places, right]):
+                from_right = line(value(p, at)) == line(value(p, (at + after) / 2))
+                sides.append((at, ("right" if from_right else "left") if exact else origin))
         if near and not jumps:  # within the radius of a break point either side may be met
             steepest = max([steepest, *(abs(line(b + side)[1]) for b in met for side in _sides(b, breaks))])
         knots += [*places, right]
@@ -172,8 +189,11 @@ def outer(f: Piecewise, breaks: Breaks, line: Outer, jumps: bool) -> Piecewise:
             raise NotPiecewiseError("too many pieces")
     if doubt > f.domain.most_doubt:
         raise NotPiecewiseError("a jump at a place in doubt")
-    made = Piecewise(f.domain, tuple(knots[:-1]), tuple(pieces), steepest * f.radius, steepest * f.lipschitz, doubt)
-    return _tidy(made)
+    return _tidy(
+        Piecewise(
+            f.domain, tuple(knots[:-1]), tuple(pieces), steepest * f.radius, steepest * f.lipschitz, doubt, tuple(sides)
+        )
+    )  # fmt: skip
 
 
 def _sides(b: Fraction, breaks: Breaks) -> tuple[Fraction, Fraction]:
@@ -194,12 +214,23 @@ def _together(functions: Sequence[Piecewise]) -> tuple[tuple[Fraction, ...], lis
     ]
 
 
+def _jumps(functions: Sequence[Piecewise]) -> tuple[tuple[Fraction, Side], ...]:
+    """All jumps of some functions, if those at one place change sides together."""
+    reach = 2 * max(f.doubt for f in functions)
+    jumps = sorted({jump for f in functions for jump in f.jumps}, key=lambda jump: jump[0])
+    if any(t - s <= reach for (s, _), (t, _) in pairwise(jumps)):
+        raise NotPiecewiseError("jumps at one place on sides of their own")
+    return tuple(jumps)
+
+
 def _tidy(f: Piecewise) -> Piecewise:
     """Without the knots between equal polynomials."""
     kept = [i for i, (p, q) in enumerate(zip(f.pieces, f.pieces[1:], strict=False)) if p != q]
     if len(kept) == len(f.knots):
         return f
-    return replace(f, knots=tuple(f.knots[i] for i in kept), pieces=(*(f.pieces[i] for i in kept), f.pieces[-1]))
+    knots = tuple(f.knots[i] for i in kept)
+    jumps = tuple(jump for jump in f.jumps if jump[0] in set(knots))
+    return replace(f, knots=knots, pieces=(*(f.pieces[i] for i in kept), f.pieces[-1]), jumps=jumps)
 
 
 @dataclass(frozen=True)

@@ -230,7 +230,7 @@ class _Fragment:
         if self.pieces > MOST_WORK:
             raise NotPiecewiseError("too much work")
 
-    def _elementwise(self, rows: np.ndarray, shape: tuple[int, ...], key: str, make: Callable[..., Piecewise]):
+    def _elementwise(self, rows: np.ndarray, shape: tuple[int, ...], key: Any, make: Callable[..., Piecewise]):
         """``make(*row)`` for every distinct row ``[elements, k]`` of float64 numbers."""
         distinct, which = np.unique(rows, axis=0, return_inverse=True)
         made = [self._made((key, *row), partial(make, *row)) for row in distinct.tolist()]
@@ -331,16 +331,31 @@ class _Fragment:
         rows = np.stack([np.broadcast_to(c, node.shape).ravel() for c in columns], 1)
         # NaN is unequal to itself and would make every row its own.
         rows = np.where(np.isnan(rows), np.inf, rows)
+        element = self._depends(node, x)
+        key: tuple[Any, ...] = (node.operator,)
+        if node.operator in ("floor", "ceil"):
+            rows = np.concatenate([rows, _rank(element)[:, None]], 1)
+            key = (node.operator, id(node))
 
-        def make(f: float, *constants: float) -> Piecewise:
-            return piecewise.outer(self.functions[int(f)], *_outer(node.operator, *constants))
+        def make(f: float, slope: float, lower: float, upper: float, *rank: float) -> Piecewise:
+            origin = (key, *rank) if rank else None
+            return piecewise.outer(self.functions[int(f)], *_outer(node.operator, slope, lower, upper), origin)
 
-        return _State(self._depends(node, x), self._elementwise(rows, node.shape, node.operator, make))
+        return _State(element, self._elementwise(rows, node.shape, key, make))
+
+
+def _rank(element: np.ndarray) -> np.ndarray:
+    """How many earlier elements depend on the same one."""
+    flat = element.ravel()
+    order = np.argsort(flat, kind="stable")
+    rank = np.empty(flat.size)
+    rank[order] = np.arange(flat.size) - np.searchsorted(flat[order], flat[order])
+    return rank
 
 
 
-def _outer(operator: str, slope: float, lower: float, upper: float) -> tuple[Any, Any, bool]:
-    """Break points within bounds, the line around a number, and whether it jumps between constants."""
+def _outer(operator: str, slope: float, lower: float, upper: float) -> tuple[Any, Any]:
+    """Break points within bounds, and the line around a number."""
     zero, one = Fraction(0), Fraction(1)
     if operator in ("floor", "ceil"):
         whole = floor if operator == "floor" else ceil
@@ -350,7 +365,7 @@ def _outer(operator: str, slope: float, lower: float, upper: float) -> tuple[Any
                 raise NotPiecewiseError("too many pieces")
             return [Fraction(n) for n in range(ceil(low), floor(high) + 1)]
 
-        return integers, lambda v: (Fraction(whole(v)), zero, zero), True
+        return integers, lambda v: (Fraction(whole(v)), zero, zero)
     if operator == "clip":
         ends = [Fraction(e) for e in (lower, upper) if np.isfinite(e)]
         bottom, top = (Fraction(e) if np.isfinite(e) else None for e in (lower, upper))
@@ -362,13 +377,12 @@ def _outer(operator: str, slope: float, lower: float, upper: float) -> tuple[Any
                 return top, zero, zero
             return zero, one, zero
 
-        return lambda low, high: [e for e in ends if low <= e <= high], clipped, False
+        return lambda low, high: [e for e in ends if low <= e <= high], clipped
     below = {"relu": zero, "abs": -one}.get(operator)
     below = Fraction(slope) if below is None else below
     return (
         lambda low, high: [zero] if low <= 0 <= high else [],
         lambda v: (zero, below if v < 0 else one, zero),
-        False,
     )
 
 

@@ -162,7 +162,9 @@ def test_lines_hold_in_exact_arithmetic(kind: str, seed: int) -> None:
     low, high = np.sort(random.choice(grid, (2, 24)), 0)
     low = np.concatenate([low, knots, np.nextafter(knots, -np.inf), np.nextafter(knots, np.inf), knots])
     high = np.concatenate([high, knots, knots, np.nextafter(knots, np.inf), knots + 0.3])
-    lower, upper = (torch.from_numpy(np.minimum(t, 3.0)).view(-1, 1, 1).expand(-1, 1, ELEMENTS) for t in (low, high))
+    lower, upper = (
+        torch.from_numpy(np.minimum(t, 3.0)).view(-1, 1, 1).expand(-1, 1, ELEMENTS) for t in (low, high)
+    )
     start = relaxation.lines(operator, p, lower, upper)
     limits = relaxation.slope_range(operator, p, lower, upper)
     mixed = torch.lerp(limits[0], limits[1], 0.3)
@@ -201,7 +203,9 @@ def test_as_tight_as_the_samples(kind: str) -> None:
     room = 2e-2 * (1 + values.amax(0) - values.amin(0))
     assert (values.amin(0) - low <= room).all()
     assert (high - values.amax(0) <= room).all()
-    for side, (slope, offset) in enumerate(zip(*[iter(relaxation.lines(operator, p, *ends))] * 2, strict=True)):
+    for side, (slope, offset) in enumerate(
+        zip(*[iter(relaxation.lines(operator, p, *ends))] * 2, strict=True)
+    ):
         gap = (values - slope * points - offset) * (1 - 2 * side)
         assert (gap.amin(0) >= -1e-12).all()
         assert (gap.amin(0) <= room).all()
@@ -262,22 +266,76 @@ def refused(kind: str) -> Graph:
         case "degree":
             return writer.graph(writer.add("mul", writer.add("pow", spline, exponent=2.0), spline))
         case "break point inside a curve":
-            return writer.graph(writer.add("relu", writer.affine(writer.add("pow", spline, exponent=2.0), 1.0, -0.1)))
+            return writer.graph(
+                writer.add("relu", writer.affine(writer.add("pow", spline, exponent=2.0), 1.0, -0.1))
+            )
         case "jump met but not crossed":
             bowl = writer.add("floor", writer.add("abs", 0))
             return writer.graph(writer.add("add", spline, writer.add("sub", bowl, bowl)))
         case "jump in doubt":
             jump = writer.add("floor", writer.affine(0, 1.0, 0.5, 1e-3))
             return writer.graph(writer.add("mul", jump, spline))
+        case "jumps with limits of their own":
+            return writer.graph(
+                writer.add("mul", spline, writer.add("sub", writer.add("ceil", 0), writer.add("floor", 0)))
+            )
+        case "jumps that rise and fall":
+            fall = writer.add("floor", writer.affine(0, -1.0, 0.0))
+            return writer.graph(writer.add("mul", spline, writer.add("add", writer.add("floor", 0), fall)))
+        case "jumps in doubts of their own":
+            one, two = (writer.add("floor", writer.affine(0, 1.0, 0.5, 1e-13)) for _ in range(2))
+            return writer.graph(writer.add("mul", spline, writer.add("sub", one, two)))
+        case "jumps of copies in doubt":
+            twice = writer.add(
+                "index",
+                0,
+                shape=(1, ELEMENTS, 2),
+                indices=np.repeat(np.arange(ELEMENTS), 2).reshape(1, -1, 2),
+            )
+            steps = writer.add("floor", writer.affine(twice, 1.0, 0.5, 1e-13))
+            turn = np.array([[1.0], [-1.0]])
+            both = writer.add("linear", steps, shape=(1, ELEMENTS, 1), weight=turn, bias=np.zeros(1))
+            return writer.graph(writer.add("mul", spline, writer.add("reshape", both, shape=(1, ELEMENTS))))
     raise AssertionError(kind)
 
 
 @pytest.mark.parametrize(
-    "kind", ("degree", "break point inside a curve", "jump met but not crossed", "jump in doubt")
-)
+    "kind",
+    (
+        "degree", "break point inside a curve", "jump met but not crossed", "jump in doubt",
+        "jumps with limits of their own", "jumps that rise and fall", "jumps in doubts of their own",
+        "jumps of copies in doubt",
+    ),
+)  # fmt: skip
 def test_what_has_no_table_stays(kind: str) -> None:
     graph = refused(kind)
     assert "pieces" not in kinds(univariate(graph, ranges(graph)))
+
+
+@pytest.mark.parametrize("second", ("floor", "floor of twice", "the same"))
+def test_jumps_that_change_sides_together(second: str) -> None:
+    """Two functions that jump at one place from the left to the right at once have a table, exact at every jump."""
+    writer = Writer(np.random.default_rng(1))
+    first = writer.add("floor", 0)
+    match second:
+        case "floor":
+            other = writer.add("floor", writer.affine(0, 1.0, 1.0))
+        case "floor of twice":
+            other = writer.add("floor", writer.affine(0, 2.0, 0.0))
+        case _:
+            other = first
+    rest = writer.add("mul", writer.add("sub", first, writer.affine(other, 0.25, 0.0)), writer.spline(0))
+    graph = writer.graph(rest)
+    new = univariate(graph, ranges(graph))
+    assert kinds(new) == ["input", "pieces"]
+    at = torch.tensor([k / 2 for k in range(-4, 5)], dtype=torch.float64)
+    x = torch.stack([at, at - 2**-40, at + 2**-40]).view(-1, 1, 1)
+    x = x.expand(-1, 1, ELEMENTS).contiguous()
+    torch.testing.assert_close(evaluate(new, [x])[0], evaluate(graph, [x])[0], rtol=0, atol=1e-12)
+    operator, p = record(new)
+    lower, upper = operator.interval(p, x, x)
+    value = evaluate(graph, [x])[0]
+    assert ((lower <= value) & (value <= upper) & (upper - lower < 10)).all()
 
 
 def test_operands_without_bounds_stay() -> None:

@@ -74,7 +74,7 @@ def bent() -> dict:
     """Tables of ``x |x| - 2 x``; jumps are tested with their rewrite (tests/graph/test_univariate.py)."""
     x = identity(Domain(Fraction(-9), Fraction(9)))
     breaks = lambda low, high: [Fraction(0)][: low <= 0 <= high]  # noqa: E731
-    size = outer(x, breaks, lambda v: (Fraction(0), Fraction(-1 if v < 0 else 1), Fraction(0)), False)
+    size = outer(x, breaks, lambda v: (Fraction(0), Fraction(-1 if v < 0 else 1), Fraction(0)))
     made = weighted_sum([(product(x, size), Fraction(1)), (x, Fraction(-2))])
     return tabulated([table(made)], np.zeros((1,), np.int64))
 
