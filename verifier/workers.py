@@ -12,10 +12,12 @@ import gc
 import os
 import pickle
 import signal
+import struct
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from itertools import zip_longest
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,6 +32,7 @@ Result = TypeVar("Result")
 Bound = Callable[[Fields], tuple[Fields, Tensor]]
 # Seconds of work that are worth a fork, which takes some 20 to 50 ms.
 WORTH_A_FORK = 0.2
+_LENGTH = struct.Struct("<Q")
 
 
 class Workers:
@@ -46,14 +49,17 @@ class Workers:
         shares = [range(first, len(parts), self.count) for first in range(min(self.count, len(parts)))]
         if len(shares) < 2:
             return [function(part) for part in parts]
-        children = [_Child(lambda s=share: [function(parts[i]) for i in s]) for share in shares[1:]]  # type: ignore[misc]
+        children: list[_Child] = []
         found: dict[int, Result] = {}
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # the children have the other cores
         try:
+            with contextlib.suppress(OSError):  # no more processes or pipes may be had: the rest is done here
+                for share in shares[1:]:
+                    children.append(_Child(lambda s=share: [function(parts[i]) for i in s]))  # type: ignore[misc]
+            torch.set_num_threads(1)  # the children have the other cores
             found.update((i, function(parts[i])) for i in shares[0])
-            for share, child in zip(shares[1:], children, strict=True):
-                results = child.results()
+            for share, child in zip_longest(shares[1:], children):
+                results = child.results() if child is not None else None
                 if results is None:  # killed, perhaps for want of memory
                     results = [function(parts[i]) for i in share]
                 found.update(zip(share, results, strict=True))
@@ -107,7 +113,12 @@ class _Child:
         with warnings.catch_warnings():
             # Other threads of this process (onnxruntime's, a caller's) are not needed in the child.
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.process = os.fork()
+            try:
+                self.process = os.fork()
+            except OSError:
+                os.close(reader)
+                os.close(writer)
+                raise
         if self.process == 0:
             os.close(reader)
             _live(work, writer)
@@ -119,9 +130,9 @@ class _Child:
         data = bytearray()
         while piece := os.read(self.reader, 1 << 20):
             data += piece
-        if not data or data[-1:] != b".":  # a pickle ends with a full stop
+        if len(data) < _LENGTH.size or len(data) != _LENGTH.size + _LENGTH.unpack_from(data)[0]:
             return None
-        raised, value = pickle.loads(data)
+        raised, value = pickle.loads(memoryview(data)[_LENGTH.size :])
         if raised:
             raise value
         return _tensors(value)
@@ -145,7 +156,7 @@ def _live(work: Callable[[], Any], writer: int) -> None:
             message = pickle.dumps((False, _arrays(work())), protocol=5)
         except Exception as error:  # noqa: BLE001 (whatever it is, the parent raises it)
             message = pickle.dumps((True, error))
-        view = memoryview(message)
+        view = memoryview(_LENGTH.pack(len(message)) + message)
         while view:
             view = view[os.write(writer, view) :]
         code = 0

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from provenn.verifier.watchdog import _resident, supervise
-from provenn.verifier.workers import Shared, Workers, cut, joined
+from provenn.verifier.workers import Shared, Workers, _Child, cut, joined
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 HERE = os.getpid()
@@ -121,3 +121,27 @@ def test_memory_of_children_counts_towards_a_limit() -> None:
 
     outcome = supervise(work, time.monotonic() + 20, memory=_resident(os.getpid()) + 0.5)
     assert outcome.ending == "memory", outcome
+
+
+def test_a_message_that_breaks_off_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pickle may break off at a full stop, which is what whole ones end with."""
+    child = _Child(lambda: torch.full((1 << 20,), ord("."), dtype=torch.int8))
+    time.sleep(0.5)  # until the pipe is full
+    os.kill(child.process, signal.SIGKILL)
+    assert child.results() is None
+    child.end()
+
+
+def test_without_processes_or_pipes_everything_is_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork, calls, before = os.fork, [], children()
+
+    def second_fails() -> int:
+        calls.append(1)
+        if len(calls) > 1:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return fork()
+
+    descriptors = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(os, "fork", second_fails)
+    assert Workers(4).map(lambda i: (i, os.getpid() == HERE), range(8)) == [(i, i % 4 != 1) for i in range(8)]
+    assert children() == before and len(os.listdir("/proc/self/fd")) == descriptors
