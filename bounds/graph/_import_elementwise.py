@@ -316,7 +316,8 @@ def import_where(op: Application) -> list[Operand]:
 
 
 def import_cast(op: Application) -> list[Operand]:
-    """Between floats nothing happens to the real value; to integers the fraction is dropped."""
+    """Between floats nothing happens to the real value; to integers the fraction is dropped, and what the type cannot
+    hold."""
     number = int(op.required("to"))
     to = TYPES.get(number)
     if to is None:
@@ -328,7 +329,7 @@ def import_cast(op: Application) -> list[Operand]:
     kind, source = np.dtype(to).kind, np.dtype(x.scalar_type).kind
     if kind == "b" and source != "b":
         return [op.builder.unary("cast", x, "bool", to="bool")]
-    if kind in "iu" and source == "f":
+    if kind in "iu" and not (source in "iub" and np.can_cast(x.scalar_type, to)):
         return [op.builder.unary("cast", x, to, to=to)]
     return [Value(x.index, x.shape, to)]
 

@@ -165,7 +165,7 @@ def _integers(graph: Graph, lower: np.ndarray, upper: np.ndarray) -> list[_Integ
             box = [torch.from_numpy(end.reshape(1, *shape)) for end in form.ends(lower, upper)]
             prepared = prepare(node, (shape,), torch.float64, torch.device("cpu"))
             first, last = (end.numpy().reshape(-1) for end in interval(OPS[node.operator], prepared, [tuple(box)]))
-            if not (np.abs(np.stack([first, last])) < _EXACT).all():
+            if not (np.abs(np.stack([first, last])) < _EXACT).all() or not _held(node, *box):
                 return []
             kind = "bool" if node.attributes.get("to") == "bool" else node.operator
             for place in range(node.size):
@@ -176,6 +176,16 @@ def _integers(graph: Graph, lower: np.ndarray, upper: np.ndarray) -> list[_Integ
                     found[key] = _Integers(kind, [], position, scale, shift, key[-1], *ends)
                 found[key].places.append((reader, place))
     return list(found.values())
+
+
+def _held(node: Node, lower: torch.Tensor, upper: torch.Tensor) -> bool:
+    """Whether a cast's type holds all that reaches it: what it does not hold becomes some other integer."""
+    from provenn.bounds.ops.discrete import integer_range
+
+    if node.operator != "cast" or node.attributes["to"] == "bool":
+        return True
+    first, last = integer_range(node.attributes["to"])
+    return bool((lower.trunc() >= first).all() and (upper.trunc() <= last).all())
 
 
 def _preimage(operator: str, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -49,14 +49,29 @@ def _less_or_equal_interval(prepared: Prepared, x: Box, y: Box) -> Box:
 def _cast(prepared: Prepared, x: Tensor) -> Tensor:
     if prepared.node.attributes["to"] == "bool":
         return (x != 0).to(x.dtype)
-    return torch.trunc(x)
+    first, last = integer_range(prepared.node.attributes["to"])
+    whole = torch.trunc(x)
+    # Integers lose their higher bits; of other numbers beyond the range nothing is said, and this is as good as any.
+    return torch.where(
+        (whole >= first) & (whole <= last), whole, first + torch.remainder(whole - first, last - first + 1)
+    )
 
 
 def _cast_interval(prepared: Prepared, box: Box) -> Box:
+    """The whole range of the type where the box leaves it."""
     lower, upper = box
     if prepared.node.attributes["to"] == "bool":
         return ((lower > 0) | (upper < 0)).to(lower.dtype), ((lower != 0) | (upper != 0)).to(lower.dtype)
-    return torch.trunc(lower), torch.trunc(upper)
+    first, last = integer_range(prepared.node.attributes["to"])
+    lower, upper = torch.trunc(lower), torch.trunc(upper)
+    held = (lower >= first) & (upper <= last)
+    return torch.where(held, lower, first), torch.where(held, upper, last)
+
+
+def integer_range(name: str) -> tuple[float, float]:
+    """Least and largest number of an integer type, as floats (2^63 for the largest of int64)."""
+    info = np.iinfo(name)
+    return float(info.min), float(info.max)
 
 
 def _monotone(function: Callable[[Tensor], Tensor]) -> tuple[Callable[..., Tensor], Callable[..., Box]]:

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from provenn.bounds.graph import Graph, evaluate, read_onnx
-from provenn.bounds.ops import OPS
+from provenn.bounds.ops import OPS, prepare
 
 RANDOM = np.random.default_rng(11)
 KINDS = {"f": TensorProto.FLOAT, "d": TensorProto.DOUBLE, "i": TensorProto.INT64, "b": TensorProto.BOOL}
@@ -333,6 +333,27 @@ def test_where(parts, fixed, tmp_path):
 def test_one_hot_of_a_variable_class(tmp_path):
     nodes = [one("ArgMax", outputs=("i",), axis=1, keepdims=0), one("OneHot", ("i", "n", "v"), axis=1)]
     check(model(nodes, {"x": (2, 5)}, const(n=whole(5), v=np.float32([-1, 2]))), tmp_path, {"x": (2, 5)})
+
+
+NARROW = {TensorProto.INT8: 3.0, TensorProto.UINT8: 3.0, TensorProto.INT16: 400.0, TensorProto.INT32: 1e5}
+
+
+@pytest.mark.parametrize("to", NARROW)
+def test_a_cast_to_fewer_bits_drops_the_higher_ones(to, tmp_path):
+    nodes = [
+        one("Mul", ("x", "many"), ("m",)), cast("m", "i", TensorProto.INT64), cast("i", "n", to), cast("n", "y"),
+    ]  # fmt: skip
+    made = model(nodes, {"x": (6,)}, {"many": np.array(100 * NARROW[to], np.float32)})
+    check(made, tmp_path, {"x": (6,)})
+    graph = save(made, tmp_path)
+    narrow = next(n for n in graph.nodes if n.operator == "cast" and n.attributes["to"] != "int64")
+    prepared = prepare(narrow, ((6,),), torch.float64, torch.device("cpu"))
+    info = np.iinfo(narrow.attributes["to"])
+    for low, high in ((info.min, info.max), (info.min, info.max + 1.0), (0.0, 5.0), (info.min - 1.0, info.min)):
+        box = tuple(torch.full((1, 6), float(end), dtype=torch.float64) for end in (low, high))
+        held = info.min <= low and high <= info.max
+        expected = (low, high) if held else (info.min, info.max)
+        assert [float(end.unique()) for end in OPS["cast"].interval(prepared, box)] == list(expected)
 
 
 def test_gather_with_a_variable_index(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -185,3 +186,18 @@ def test_casts_truncate_negative_positions(tmp_path: Path) -> None:
     assert decided(path, bounds, f"(assert (<= Y_0 {value - 1e-3:.6f}))").verdict == "unsat"
     assert decided(path, bounds, f"(assert (>= Y_0 {value + 1e-3:.6f}))").verdict == "unsat"
     assert decided(path, bounds, f"(assert (<= Y_0 {value + 1e-3:.6f}))").verdict == "sat"
+
+
+@pytest.mark.parametrize("chain", [(TensorProto.INT8,), (TensorProto.INT64, TensorProto.INT8)])
+def test_a_type_that_cannot_hold_the_box_proves_nothing(chain: tuple[int, ...], tmp_path: Path) -> None:
+    """What becomes of 200 in int8 is -56, or nothing that ONNX defines."""
+    names = ["X", *(f"C{i}" for i in range(len(chain))), "Y"]
+    nodes = [
+        helper.make_node("Cast", [a], [b], to=to)
+        for (a, b), to in zip(pairwise(names), (*chain, TensorProto.FLOAT), strict=True)
+    ]
+    path = save(tmp_path / "narrow.onnx", nodes, 1, 1)
+    for last, proven in (("300.0", False), ("127.0", True)):
+        text = property_text(1, 1, box([("0.0", last)]), "(assert (<= Y_0 -1.0))")
+        (tmp_path / "p.vnnlib").write_bytes(text)
+        assert (verify(path, tmp_path / "p.vnnlib", Options(timeout=20)).verdict == "unsat") == proven
