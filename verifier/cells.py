@@ -123,18 +123,22 @@ class _Bounds:
 
     def open(self, lower: Tensor, upper: Tensor) -> Tensor | None:
         """Which clauses ``[cells, clauses]`` are open in which cell; None where time ran out."""
-        problem, parts = self.run.problem, []
-        for low, high in zip(lower.split(TOGETHER), upper.split(TOGETHER), strict=True):
-            self.run.tell("cells")
-            boxes = interval_boxes(self.plan, problem.input_boxes(low, high), until=problem.output)
-            left = self._left(boxes[problem.output]).expand(len(low), -1).clone()
-            for cell in left.any(1).nonzero().squeeze(1).tolist():
-                if self.run.late():
-                    return None
-                left[cell] &= self._by_zonotopes({v: _domain(box, cell) for v, box in boxes.items()})[0]
-            parts.append(left)
-            self.run.count("domains", len(low))
-        return torch.cat(parts)
+        groups = list(zip(lower.split(TOGETHER), upper.split(TOGETHER), strict=True))
+        self.run.tell("cells")
+        parts = [self._open(groups[0])]  # which tells whether zonotopes are of use
+        parts += self.run.problem.workers.map(self._open, groups[1:])
+        self.run.count("domains", sum(len(part) for part in parts if part is not None))
+        return None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
+
+    def _open(self, group: tuple[Tensor, Tensor]) -> Tensor | None:
+        problem = self.run.problem
+        boxes = interval_boxes(self.plan, problem.input_boxes(*group), until=problem.output)
+        left = self._left(boxes[problem.output]).expand(len(group[0]), -1).clone()
+        for cell in left.any(1).nonzero().squeeze(1).tolist():
+            if self.run.late():
+                return None
+            left[cell] &= self._by_zonotopes({v: _domain(box, cell) for v, box in boxes.items()})[0]
+        return left
 
     def _left(self, box: Box) -> Tensor:
         """Which clauses ``[domains, clauses]`` a box of the output leaves open."""

@@ -102,6 +102,7 @@ class Zonotopes:
         nodes = self.plan.graph.nodes
         states = self._begin(known, start)
         result: dict[int, Box] = {}
+        columns = max((z.generators.shape[1] for z in states.values()), default=0)  # of all generators so far
         for index in range(start, len(nodes)):
             operands = [states.get(i) for i in nodes[index].inputs]
             if not operands or any(operand is None for operand in operands):
@@ -110,7 +111,8 @@ class Zonotopes:
             if self.plan.linear[index]:
                 states[index] = self._linear(index, given, index in wanted)
             elif nodes[index].operator == "relu":
-                states[index] = _relu(given[0])
+                states[index] = _relu(given[0], columns)
+                columns = max(columns, states[index].generators.shape[1])
             else:
                 continue
             if index in wanted:
@@ -247,8 +249,9 @@ def _up_in(value: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.nextafter(value.to(dtype), torch.full((), torch.inf, dtype=dtype)).double()
 
 
-def _relu(z: Zonotope) -> Zonotope:
-    """Stable elements are exact; the others lie within ``mu`` of ``slope x + mu``: a generator each.
+def _relu(z: Zonotope, columns: int) -> Zonotope:
+    """Stable elements are exact; the others lie within ``mu`` of ``slope x + mu``: a generator each, behind all
+    ``columns`` that any value has so far, since relus of different values err independently.
 
     With ``slope = u / (u - l)`` the upper line passes through ``(l, 0)`` and ``(u, u)`` and the lower one through 0, so
     ``mu = -slope l / 2``. A rounded slope in [0, 1] keeps the lower line below relu; the gap above is measured at both
@@ -268,8 +271,9 @@ def _relu(z: Zonotope) -> Zonotope:
     generators = z.generators * slope.to(dtype).reshape(-1, 1)
     rows = unstable.reshape(-1).nonzero().squeeze(1)
     if len(rows):
-        fresh = generators.new_zeros(len(generators), len(rows))
-        fresh[rows, torch.arange(len(rows))] = half.reshape(-1)[rows].to(dtype)
+        first = columns - generators.shape[1]
+        fresh = generators.new_zeros(len(generators), first + len(rows))
+        fresh[rows, first + torch.arange(len(rows))] = half.reshape(-1)[rows].to(dtype)
         generators = torch.cat([generators, fresh], 1)
     reach = torch.where(unstable, (slope * z.reach + half + rounding) * _UP, torch.where(on, z.reach, 0.0))
     return Zonotope(centre, generators, remainder, reach)

@@ -112,3 +112,19 @@ def test_live_values() -> None:
     graph = small(0)
     assert live(Plan(graph), 1) == [0]
     assert live(Plan(graph), 5) == [2, 4]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_relus_of_parallel_branches_err_independently(dtype: torch.dtype) -> None:
+    """``relu(a) - relu(b) - (a - b) / 2`` is ``(|a| - |b|) / 2``, between -1/2 and 1/2: no errors cancel."""
+    shape = (1, 1)
+    nodes = [Node("input", (), (1, 2))]
+    for column in ([[1.0], [0.0]], [[0.0], [1.0]], [[-0.5], [0.5]]):
+        nodes.append(Node("linear", (0,), shape, {"weight": np.array(column), "bias": np.zeros(1)}))
+    nodes += [Node("relu", (1,), shape), Node("relu", (2,), shape)]
+    nodes += [Node("sub", (4, 5), shape), Node("add", (6, 3), shape)]
+    plan = Plan(Graph(tuple(nodes), (0,), (7,)), torch.float64)
+    one = torch.ones(1, 1, 2, dtype=torch.float64)
+    known = interval_boxes(plan, {0: (-one, one)})
+    lower, upper = Zonotopes(plan, dtype).boxes({0: known[0]}, 1)[7]
+    assert float(lower) <= -0.5 and float(upper) >= 0.5
