@@ -211,6 +211,8 @@ class Batch:
         elements = flattened(wanted(plan, value, box), 1).any(0).nonzero().squeeze(1)
         if elements.numel() == 0 or interval_suffices(plan, value) or time.monotonic() > self.deadline:
             return box
+        # A value of constants alone has one box for all domains.
+        box = (box[0].expand(self.domains, *box[0].shape[1:]), box[1].expand(self.domains, *box[1].shape[1:]))
         if self.most is not None and self.most < elements.numel():
             elements = _widest(box, elements, self.most)
         self.prepare(value)

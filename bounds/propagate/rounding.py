@@ -10,9 +10,13 @@ bounds every error of the walk; no second walk is needed. Sums may be taken in a
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
+from provenn.bounds.graph._graph import Node
+from provenn.bounds.ops import LinearOperator, prepare
 from provenn.bounds.propagate.coefficients import Elements, Rows, Windows
 from provenn.bounds.propagate.lines import Lines
 from provenn.bounds.propagate.plan import Plan
@@ -28,8 +32,8 @@ def gamma(count: float, dtype: torch.dtype) -> float:
 class Magnitudes:
     """Upper bounds of |value| on a box that contains all domains, for every value of the graph.
 
-    ``reach[v]`` bounds ``|M| m + |c|`` of a linear node (all partial sums, and the radii of its constants in units of
-    its length), ``value[v]`` bounds |v|; both ``[*shape]``.
+    ``reach[v]`` bounds ``|M| m + |c|`` of a linear node, all partial sums; ``value[v]`` bounds |v|; ``radii[v]`` what
+    the radii of a node's constants (also of a constant itself) move v by, where there are any; all ``[*shape]``.
     """
 
     def __init__(self, plan: Plan, intervals: dict[int, tuple[Tensor, Tensor]]):
@@ -37,6 +41,7 @@ class Magnitudes:
         self.plan = plan
         self.value: dict[int, Tensor] = {}
         self.reach: dict[int, Tensor] = {}
+        self.radii: dict[int, Tensor] = {}
         self._weight: dict[int, Tensor] = {}
         for index, node in enumerate(plan.graph.nodes):
             if index not in intervals:
@@ -44,17 +49,35 @@ class Magnitudes:
             lower, upper = intervals[index]
             box = torch.maximum(lower.abs(), upper.abs()).amax(0)
             self.value[index] = self.reach[index] = box
-            if plan.linear[index] and node.inputs:
-                operands = [self.value[i].unsqueeze(0) for i in node.inputs]
-                operator, prepared = plan.operators[index], plan.prepared[index]
-                self.reach[index] = torch.maximum(operator.magnitude(prepared, *operands)[0], box)  # type: ignore[attr-defined]
+            if plan.linear[index] and index not in plan.graph.inputs:
+                size = self._size(index, node)
+                self.reach[index] = torch.maximum(size, box)
+
+    def _size(self, index: int, node: Node) -> Tensor:
+        """``|M| m + |c|``; notes the radii, which a record's magnitude has in units of its length."""
+        operator, prepared = self.plan.operators[index], self.plan.prepared[index]
+        assert isinstance(operator, LinearOperator)
+        operands = [self.value[i].unsqueeze(0) for i in node.inputs]
+        whole = operator.magnitude(prepared, *operands)[0]
+        attributes = {k: v for k, v in node.attributes.items() if not k.endswith("radius")}
+        if len(attributes) == len(node.attributes):
+            return whole
+        shapes = tuple(self.plan.shape(i) for i in node.inputs)
+        exact = prepare(replace(node, attributes=attributes), shapes, self.plan.dtype, self.plan.device)
+        plain = operator.magnitude(exact, *operands)[0]
+        # What the difference of the two rounds is far below the roundings that are charged for all of it.
+        units = operator.length(prepared) * (torch.finfo(torch.float64).eps / 2) * (1 + 1e-6)
+        radii = ((whole - plain) * units).expand(self.plan.shape(index))
+        self.radii[index] = radii
+        return plain + radii
 
     def weight(self, index: int) -> Tensor:
         """What |coefficients| on linear node ``index`` are multiplied by to bound the error of its transpose."""
         if index not in self._weight:
             operator, prepared = self.plan.operators[index], self.plan.prepared[index]
             count = operator.length(prepared) + self.plan.size(index) + self.plan.additions  # type: ignore[attr-defined]
-            self._weight[index] = self.reach[index] * gamma(count, self.plan.dtype)
+            weight = self.reach[index] * gamma(count, self.plan.dtype)
+            self._weight[index] = weight + self.radii[index] if index in self.radii else weight
         return self._weight[index]
 
 
