@@ -5,6 +5,7 @@ Complete on piecewise-linear networks: what ends here is refuted, violated, or h
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -132,6 +133,10 @@ class Leaves:
         points: list[Tensor] = []
         owner: list[int] = []
         for number, (domain, magnitudes) in enumerate(self.domains(fields)):
+            if time.monotonic() > deadline:  # not even a tree's root
+                refuted.append(False)
+                self.lowest = -math.inf
+                continue
             tree = Tree(self.plan, self.output, magnitudes, domain)
             refuted.append(tree.run(deadline) == "refuted")
             self.programs += tree.programs
