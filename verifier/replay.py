@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gzip
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 _ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 _GZIP = b"\x1f\x8b"
+_LARGEST_IR = re.compile(r"max supported IR version: (\d+)")
+_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:|/\S+:\d+ .*?\) (?=[A-Z])")
+"""What onnxruntime puts before what it has to say: a code, the path once more, the place in its own sources."""
 
 
 class Replay:
@@ -131,12 +135,29 @@ class Replay:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4  # refused inputs are counted, not printed
-        try:
-            session = onnxruntime.InferenceSession(
-                self._source(), sess_options=options, providers=["CPUExecutionProvider"]
+        # where external data lies, for a network that is handed over as bytes
+        folder = str(self.network_path.resolve().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+
+        def load(source: bytes | str) -> InferenceSession:
+            return onnxruntime.InferenceSession(
+                source, sess_options=options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise ModelError(f"{self.network_path}: onnxruntime cannot load the network ({error})") from error
+
+        source = self._source()
+        try:
+            try:
+                session = load(source)
+            except Exception as error:  # onnxruntime's exceptions have no common base
+                largest = _LARGEST_IR.search(str(error))
+                if largest is None:
+                    raise
+                session = load(_relabelled(source, int(largest[1])))
+        except Exception as error:
+            raise ModelError(
+                f"{self.network_path}: onnxruntime cannot load the network ({_gist(error)}); "
+                "mend it or export it again, or use a newer onnxruntime"
+            ) from error
         declared = session.get_inputs()
         if len(declared) != 1:
             raise ModelError(
@@ -170,3 +191,23 @@ class Replay:
             return content
         except (OSError, EOFError) as error:
             raise ModelError(f"{self.network_path}: cannot be read ({error})") from error
+
+
+def _relabelled(source: bytes | str, ir_version: int) -> bytes:
+    """The network marked with an older format version; external data stays where it is.
+
+    What a graph means is settled by its operator set: the format's versions only say which fields a file may have,
+    and onnxruntime refuses what it does not know by itself.
+    """
+    import onnx
+
+    model = onnx.ModelProto()
+    model.ParseFromString(Path(source).read_bytes() if isinstance(source, str) else source)
+    model.ir_version = ir_version
+    return model.SerializeToString()  # type: ignore[no-any-return]
+
+
+def _gist(error: Exception) -> str:
+    """The first line of what onnxruntime says, without its codes and the paths of its sources."""
+    first = str(error).strip().partition("\n")[0]
+    return _NOISE.sub("", first).strip() or type(error).__name__

@@ -42,7 +42,8 @@ HANDLERS = {
 }
 
 _ALWAYS_CONSTANT = frozenset(_import_constant.HANDLERS)
-_OLDEST_OPSET = 7
+_OLDEST_OPSET, _NEWEST_OPSET = 7, 21
+"""What the importers were written for and tested with; a newer set may give an operator another meaning."""
 _HALF = (10, 16)
 
 _MISFITS = (
@@ -115,6 +116,11 @@ class _Reader:
             raise ModelError(
                 f"uses operator set {max(versions)}, expected {_OLDEST_OPSET} or newer; "
                 "convert it with onnx.version_converter.convert_version"
+            )
+        if max(versions) > _NEWEST_OPSET:
+            raise ModelError(
+                f"uses operator set {max(versions)}, expected at most {_NEWEST_OPSET}; "
+                f"re-export it with opset <= {_NEWEST_OPSET}"
             )
         return max(versions)
 

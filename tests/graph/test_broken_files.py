@@ -155,6 +155,7 @@ def test_nodes_in_any_order(read):
 
 def test_operator_sets(read):
     refuse(read, network(opset=6), "operator set 6", "version_converter")
+    refuse(read, network(opset=22), "operator set 22", "re-export it with opset <= 21")
     made = network()
     del made.opset_import[:]
     refuse(read, made, "operator set")

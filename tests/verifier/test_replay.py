@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -111,5 +113,34 @@ def test_a_file_that_is_no_network_is_named(tmp_path):
     path = tmp_path / "broken.onnx"
     path.write_bytes(b"no network")
     r = Replay(path, query([("0", "1")], "(assert (>= Y_0 0.5))"))
-    with pytest.raises(ModelError, match="cannot load the network"):
+    with pytest.raises(ModelError, match=r"cannot load the network \(Protobuf parsing failed\.?\); "):
         r.check(np.array([0.5]))
+
+
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_format_newer_than_onnxruntime_reads_is_no_obstacle(tmp_path, monkeypatch, external, packed):
+    path = affine(tmp_path / "sum.onnx", SUM, [0.0])
+    model = onnx.load(path)
+    model.ir_version = 99
+    onnx.save(model, path, save_as_external_data=external, location="weights", size_threshold=0)
+    if packed:
+        path.write_bytes(gzip.compress(path.read_bytes()))
+    content = path.read_bytes()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    r = Replay(path, query([("0", "1"), ("0", "1")], "(assert (>= Y_0 1.5))"))
+    assert r.check(np.array([0.75, 0.75])).outputs.tolist() == [1.5]
+    assert path.read_bytes() == content
+
+
+def test_a_refusal_of_onnxruntime_is_one_line_without_its_sources(tmp_path):
+    path = affine(tmp_path / "sum.onnx", SUM, [0.0])
+    model = onnx.load(path)
+    model.opset_import[0].version = 999
+    onnx.save(model, path)
+    with pytest.raises(ModelError) as caught:
+        Replay(path, query([("0", "1"), ("0", "1")], "(assert (>= Y_0 1.5))")).check(np.array([0.75, 0.75]))
+    text = str(caught.value)
+    assert "Opset 999" in text and "export it again" in text and "\n" not in text
+    assert "onnxruntime_src" not in text and "[ONNXRuntimeError]" not in text and text.count(str(path)) == 1
