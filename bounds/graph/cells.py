@@ -178,14 +178,14 @@ def _integers(graph: Graph, lower: np.ndarray, upper: np.ndarray) -> list[_Integ
     return list(found.values())
 
 
-def _held(node: Node, lower: torch.Tensor, upper: torch.Tensor) -> bool:
-    """Whether a cast's type holds all that reaches it: what it does not hold becomes some other integer."""
+def _held(node: Node, *ends: torch.Tensor) -> bool:
+    """Whether a cast's type holds some numbers and all between them; another number becomes some other integer."""
     from provenn.bounds.ops.discrete import integer_range
 
     if node.operator != "cast" or node.attributes["to"] == "bool":
         return True
     first, last = integer_range(node.attributes["to"])
-    return bool((lower.trunc() >= first).all() and (upper.trunc() <= last).all())
+    return all(bool(((end.trunc() >= first) & (end.trunc() <= last)).all()) for end in ends)
 
 
 def _preimage(operator: str, n: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -373,6 +373,8 @@ class _Cutter:
         for index in sorted(self.decided & self.wanted):
             node = nodes[index]
             if index not in values:
+                if not _held(node, *[values[i] for i in node.inputs]):
+                    return None
                 values[index] = OPS[node.operator].evaluate(self.prepared[index], *[values[i] for i in node.inputs])
             value = values[index]
             # Only positions that leave their range and sums can have no value or an inexact one.
