@@ -7,11 +7,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from provenn.errors import InputError, ProvennError
+
+if TYPE_CHECKING:
+    from provenn.verifier.options import Options
 
 EPILOG = """
 Exit codes: 0 a verdict (unsat, sat, unknown or timeout) is on standard output; 1 a file is at fault or cannot
@@ -32,10 +35,26 @@ def _existing(_context: click.Context, parameter: click.Parameter, value: str) -
         raise InputError(f"cannot read {name} {value!r}: {error.strerror}") from error
 
 
-@click.group(epilog=EPILOG)
+def _options(**given: Any) -> Options:
+    """The options that the command line gives, checked before any work; a wrong one is named by its flag."""
+    from provenn.verifier.options import Options, available_threads
+
+    if given["threads"] is not None:  # more than there are only wait for each other
+        given["threads"] = min(given["threads"], available_threads())
+    try:
+        return Options(**given)
+    except InputError as wrong:
+        raise click.UsageError(str(wrong).replace("Options got ", "got --")) from wrong
+
+
+@click.group(epilog=EPILOG, invoke_without_command=True)
 @click.version_option(package_name="provenn", message="%(prog)s %(version)s")
-def commands() -> None:
+@click.pass_context
+def commands(context: click.Context) -> None:
     """Prove or refute properties of neural networks."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        raise click.exceptions.Exit(2)
 
 
 @commands.command(epilog=EPILOG)
@@ -69,23 +88,19 @@ def verify(
     competition's format), unknown or timeout. Files may be gzipped (.gz).
     """
     from provenn.verifier import report, watchdog
-    from provenn.verifier.options import Options
 
     # Idle OpenMP threads that spin take the cores of whatever else runs; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     started = watchdog.process_start()
-    try:
-        options = Options(
-            timeout=timeout,
-            started=started,
-            device=device,
-            threads=threads,
-            memory=memory,
-            seed=seed,
-            verbose=verbose,
-        )
-    except InputError as wrong:
-        raise click.UsageError(str(wrong)) from wrong
+    options = _options(
+        timeout=timeout,
+        started=started,
+        device=device,
+        threads=threads,
+        memory=memory,
+        seed=seed,
+        verbose=verbose,
+    )
     line = report.ProgressLine(sys.stderr, started, enabled=not verbose)
     try:
         outcome = watchdog.supervise(
@@ -148,6 +163,7 @@ def bench(
     Every instance runs in a process of its own. results.csv gets a row per instance in the competition's format
     (category,onnx,vnnlib,prepare_time,verdict,run_time); a second call goes on where the first one stopped.
     """
+    _options(timeout=60.0 if timeout is None else timeout, threads=threads, memory=memory, seed=seed)
     from provenn.verifier import batch
 
     plan = batch.Plan(
@@ -170,14 +186,25 @@ def _print(text: str) -> None:
 
 
 def _open_standard_files() -> None:
-    """Give descriptors that were closed (``>&-``) to nobody, before a pipe or a model gets them."""
+    """Give descriptors that were closed (``>&-``) to nobody, before a pipe or a model gets them.
+
+    A standard output that was closed fails at the first write, as a full one does: the answer would be lost.
+    """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (for as long as the process lives)
+            os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 (for as long as the process lives)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+
+
+def _drop_unwritten() -> None:
+    """What standard output did not take was reported; Python would complain again when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _complain(error: object) -> None:
@@ -191,8 +218,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     from provenn.verifier.report import FAILED, INTERRUPTED, REFUSED
     from provenn.verifier.watchdog import Terminated
 
-    _open_standard_files()
     try:
+        _open_standard_files()
         code = commands.main(arguments, prog_name="provenn", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except ProvennError as error:
@@ -209,8 +236,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             _complain("interrupted")
         sys.exit(128 + error.number)
     except BrokenPipeError:
-        # The reader of standard output has gone; Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(REFUSED)
     except OSError as error:
         _complain(f"{error.filename or 'standard output'}: {error.strerror or error}")
@@ -218,6 +243,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except Exception as error:  # noqa: BLE001 (the command ends here; a traceback would not help its user)
         _complain(f"internal error, please report it: {type(error).__name__}: {error}")
         sys.exit(FAILED)
+    finally:
+        _drop_unwritten()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import csv
 import io
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from provenn.errors import InputError
 from provenn.specs._files import read_bytes, resolve
 
 LIST = "instances.csv"
+_ENDINGS = (".onnx", ".vnnlib", ".gz")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def read_instances(path: str | Path) -> list[Instance]:
 
     An instance's category is the name of its list's folder (of the one above for `1.0` and `2.0`). Files that
     an instance names are not looked for here: a missing one concerns that instance only.
-    Raises InputError where there is no list, and with file:line for a malformed line.
+    Raises InputError where there is no list or an empty one, and with file:line for a malformed line.
     """
     path = Path(path)
     if not path.is_dir():
@@ -71,12 +73,14 @@ def _read_list(path: Path) -> list[Instance]:
             try:
                 timeout = float(row[2])
             except ValueError:
-                if not instances and reader.line_num == 1:
+                if reader.line_num == 1 and not any(cell.endswith(_ENDINGS) for cell in row):
                     continue  # a header, which the format does not have but some lists do
                 raise InputError(f"{where}: timeout is {row[2]!r}, expected seconds") from None
-            if not timeout > 0:
+            if not (timeout > 0 and math.isfinite(timeout)):
                 raise InputError(f"{where}: timeout is {row[2]!r}, expected positive seconds")
             instances.append(Instance(category, row[0], row[1], timeout, folder))
     except csv.Error as error:
         raise InputError(f"{path}:{reader.line_num}: {error}; mend the quotes") from None
+    if not instances:
+        raise InputError(f"{path}: has no instances, expected lines of network,property,timeout")
     return instances

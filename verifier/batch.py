@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO
 
 from provenn.errors import InputError
 from provenn.specs import Instance, ResultRow, append_result, read_instances, read_results, unfinished
+from provenn.verifier.options import available_threads
 from provenn.verifier.report import ANSWERED, REFUSED, one_line
 from provenn.verifier.watchdog import raising_on_termination
 
@@ -49,7 +50,7 @@ class Plan:
 
     def arguments(self, instance: Instance) -> list[str]:
         """The command of one instance."""
-        threads = self.threads or max(1, _cores() // self.jobs)
+        threads = self.threads or max(1, available_threads() // self.jobs)
         command = [*self.command, str(instance.network_path), str(instance.property_path)]
         command += ["--timeout", repr(self.limit(instance)), "--device", self.device]
         command += ["--threads", str(threads), "--seed", str(self.seed)]
@@ -181,7 +182,7 @@ def _run_one(
         if process.returncode in (ANSWERED, REFUSED) and first in VERDICTS:
             verdict = first  # REFUSED with a verdict: a file could not be written, the verdict stands
         if process.returncode != ANSWERED or verdict == "error":
-            error = one_line(complaint) or f"exit status {process.returncode}"
+            error = one_line(complaint).removeprefix("provenn: ") or f"exit status {process.returncode}"
     except subprocess.TimeoutExpired:
         error = f"did not end {OVERTIME:g} s after its time limit"
     finally:
@@ -191,10 +192,6 @@ def _run_one(
         process.communicate()
         running.discard(process)
     return _row(instance, verdict, seconds), error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _stem(instance: Instance) -> str:

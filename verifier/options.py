@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass, fields
 
 from provenn.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda")
+LARGEST_SEED = 2**63 - 1
+"""What the generators of torch and numpy both take."""
+
+
+def available_threads() -> int:
+    """CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +73,9 @@ class Options:
             raise InputError(f"Options got threads={self.threads!r}, expected at least 1, or None for all")
         if self.memory is not None and not (self.memory > 0 and math.isfinite(self.memory)):
             raise InputError(f"Options got memory={self.memory!r}, expected a positive number of GB, or None")
-        for name in ("attack_restarts", "attack_steps", "root_steps", "tree_steps", "seed"):
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise InputError(f"Options got seed={self.seed!r}, expected 0 to {LARGEST_SEED} (2^63 - 1)")
+        for name in ("attack_restarts", "attack_steps", "root_steps", "tree_steps"):
             if getattr(self, name) < 0:
                 raise InputError(f"Options got {name}={getattr(self, name)!r}, expected 0 or more")
         for name in ("batch", "candidates"):

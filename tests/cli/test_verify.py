@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from provenn.verifier.options import available_threads
+
 from .conftest import DRIVER, Shell, Terminal, environment
 
 SAT = "sat\n((X_0 0.10000000149011612)\n (X_1 -1.0)\n (Y_0 2.5))\n"
@@ -91,10 +93,14 @@ def test_a_failure_is_one_line(shell: Shell, behaviour: str, out: str, code: int
         (["verify", "net.onnx"], 2, "Missing argument"),
         (["verify", "net.onnx", "prop.vnnlib", "--device", "tpu"], 2, "'tpu' is not one of"),
         (["verify", "net.onnx", "prop.vnnlib", "--timeout", "soon"], 2, "'soon' is not a valid float"),
-        (["verify", "net.onnx", "prop.vnnlib", "--timeout", "-1"], 2, "timeout=-1.0, expected a positive"),
+        (["verify", "net.onnx", "prop.vnnlib", "--timeout", "-1"], 2, "--timeout=-1.0, expected a positive"),
         (["verify", "net.onnx", "prop.vnnlib", "--timeout", "nan"], 2, "timeout=nan, expected a positive"),
-        (["verify", "net.onnx", "prop.vnnlib", "--threads", "0"], 2, "threads=0, expected at least 1"),
+        (["verify", "net.onnx", "prop.vnnlib", "--threads", "0"], 2, "--threads=0, expected at least 1"),
         (["verify", "net.onnx", "prop.vnnlib", "--memory", "0"], 2, "memory=0.0, expected a positive"),
+        (["verify", "net.onnx", "prop.vnnlib", "--seed", "-1"], 2, "--seed=-1, expected 0 to 9223372036854775807"),
+        (["verify", "net.onnx", "prop.vnnlib", "--seed", str(2**63)], 2, f"--seed={2**63}, expected 0 to"),
+        (["bench", ".", "-o", "r.csv", "--timeout", "0"], 2, "--timeout=0.0, expected a positive"),
+        (["bench", ".", "-o", "r.csv", "--seed", "-1"], 2, "--seed=-1, expected 0 to"),
         (["inspect", "none.onnx"], 1, "cannot read network 'none.onnx'"),
         (["bench", "nowhere", "-o", "r.csv"], 1, "nowhere: no such file"),
         (["prove"], 2, "No such command 'prove'"),
@@ -125,6 +131,17 @@ def test_a_full_standard_output_is_one_error(shell: Shell) -> None:
     assert err.count("\n") == 1 and "No space left" in err
 
 
+def test_a_closed_standard_output_is_one_error(shell: Shell) -> None:
+    """Nobody got the verdict, so the command did not succeed; the files are written all the same."""
+    command = f"'{sys.executable}' '{DRIVER}' sat verify net.onnx prop.vnnlib --witness w.txt >&-"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=shell.folder, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "cannot write the verdict to standard output" in done.stderr
+    assert (shell.folder / "w.txt").read_text() == SAT.partition("\n")[2]
+
+
 def test_a_closed_pipe_is_silent(shell: Shell) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -138,7 +155,7 @@ def test_closed_standard_files_do_no_harm(shell: Shell) -> None:
     """The pipe between the two processes must not become the standard output of one."""
     command = f"'{sys.executable}' '{DRIVER}' sat verify net.onnx prop.vnnlib --witness w.txt <&- >&- 2>&-"
     done = subprocess.run(["sh", "-c", command], cwd=shell.folder, env=environment(), check=False)
-    assert done.returncode == 0 and (shell.folder / "w.txt").read_text() == SAT.partition("\n")[2]
+    assert done.returncode == 1 and (shell.folder / "w.txt").read_text() == SAT.partition("\n")[2]
 
 
 def test_a_terminal_sees_progress(shell: Shell, terminal: Terminal) -> None:
@@ -163,6 +180,37 @@ def test_nothing_heavy_is_imported_by_the_process_that_waits() -> None:
 def test_help_states_the_exit_codes(shell: Shell) -> None:
     done = shell.run("verify", "--help")
     assert done.code == 0 and "Exit codes: 0" in done.out and "130 interrupted" in done.out
+
+
+def test_no_command_is_answered_by_the_help(shell: Shell) -> None:
+    done = shell.run()
+    assert (done.out, done.code) == ("", 2)
+    assert done.err.startswith("Usage: provenn") and "\n  verify " in done.err
+
+
+def test_more_threads_than_the_machine_has_are_not_started(shell: Shell) -> None:
+    shell.verify("unsat", "--threads", "100000", "--json", "report.json")
+    report = json.loads((shell.folder / "report.json").read_text())
+    assert report["options"]["threads"] == available_threads()
+
+
+@pytest.mark.parametrize("module", ["click", "provenn.verifier.report"])
+def test_an_interrupt_while_the_command_is_loaded(tmp_path: Path, module: str) -> None:
+    """Both before and after the command line itself is there: one line, and 130."""
+    code = (
+        "import sys, signal, importlib.abc\n"
+        "class Interrupt(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        f"        if name == {module!r}:\n"
+        "            sys.meta_path.remove(self)\n"
+        "            signal.raise_signal(signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from provenn.__main__ import main\n"
+        "sys.argv[1:] = ['--help']\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "provenn: interrupted\n")
 
 
 def test_device_files_are_written_as_they_are(shell: Shell, tmp_path: Path) -> None:

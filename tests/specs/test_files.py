@@ -94,7 +94,8 @@ def test_instances(tmp_path):
     assert [one.category for one in read_instances(tmp_path)] == ["family", "family", "other"]
 
 
-@pytest.mark.parametrize("text", ["a,b\n", "a,b,c\na,b,c\n", "a,b,1\na,b,x\n", "a,b,-1\n", "a,b,nan\n"])
+@pytest.mark.parametrize("text", ["a,b\n", "a,b,c\na,b,c\n", "a,b,1\na,b,x\n", "a,b,-1\n", "a,b,nan\n", "a,b,inf\n",
+                                  "a.onnx,p.vnnlib,soon\n", "a.onnx.gz,p,\n"])  # fmt: skip
 def test_malformed_instances(tmp_path, text):
     (tmp_path / "instances.csv").write_text(text)
     with pytest.raises(InputError, match=r"instances.csv:\d+"):
@@ -106,6 +107,10 @@ def test_no_instances(tmp_path):
         read_instances(tmp_path)
     with pytest.raises(InputError, match="no such file"):
         read_instances(tmp_path / "x.csv")
+    for text in ("", "onnx,vnnlib,timeout\n", "\n\n"):
+        (tmp_path / "instances.csv").write_text(text)
+        with pytest.raises(InputError, match=r"instances.csv: has no instances"):
+            read_instances(tmp_path)
 
 
 def test_results_resume_after_a_torn_line(tmp_path):
