@@ -95,8 +95,7 @@ class Search:
                 self.rounds += 1
                 count = len(self.pool)
                 size = min(self.batch, max(count // 2, min(count, self.least)))
-                seconds = PART_SECONDS * self._bounded.workers.count
-                part = max(1, min(self.batch, int(seconds / self._bounded.rate)))
+                part = max(1, min(self.batch, int(PART_SECONDS / self._bounded.rate)))
                 self.pending = cut(self.bounder.split(self.pool.take(size)), part)
         finally:
             self.seconds += time.monotonic() - begun

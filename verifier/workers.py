@@ -30,8 +30,10 @@ from provenn.verifier.watchdog import die_with_parent
 Part = TypeVar("Part")
 Result = TypeVar("Result")
 Bound = Callable[[Fields], tuple[Fields, Tensor]]
-# Seconds of work that are worth a fork, which takes some 20 to 50 ms.
+# Seconds of work that may be worth a fork, which takes some 20 to 50 ms.
 WORTH_A_FORK = 0.2
+# Long batches after which the slower way is tried again.
+TRY_AGAIN = 16
 _LENGTH = struct.Struct("<Q")
 
 
@@ -71,26 +73,48 @@ class Workers:
 
 
 class Shared:
-    """A function of batches of domains whose parts are shared by workers, once it is known to take long enough."""
+    """A function of batches of domains, shared by workers where that is known to take less time.
+
+    Whether it does depends on the machine: other programs may hold its cores, and after a fork both processes copy
+    every page that they write to. So batches that take long are computed both ways, and then the faster way, with the
+    other tried again now and then.
+    """
 
     def __init__(self, bound: Bound, workers: Workers, rate: float = 0.0):
         self.bound, self.workers = bound, workers
         self.rate = rate
-        """Seconds of one core that a domain takes, smoothed; 0 while unknown."""
+        """Seconds that a domain takes, smoothed; 0 while unknown."""
+        self._rates: dict[bool, float] = {}  # of long batches, shared or not
+        self._long = 0
 
     def __call__(self, fields: Fields) -> tuple[Fields, Tensor]:
         """(fields of the open domains, their minimisers), in the batch's order."""
         begun = time.monotonic()
         count = fields["bound"].shape[0]
-        parts = min(self.workers.count, count) if self.rate * count > WORTH_A_FORK else 1
-        if parts == 1:
-            result = self.bound(fields)
-        else:
+        parts = min(self.workers.count, count)
+        long = parts > 1 and self.rate * count > WORTH_A_FORK
+        shared = long and self._share()
+        if shared:
             results = self.workers.map(self.bound, cut(fields, -(-count // parts)))
             result = joined([r[0] for r in results]), torch.cat([r[1] for r in results])
-        seconds = parts * (time.monotonic() - begun) / max(1, count)
-        self.rate += (0.5 if self.rate else 1.0) * (seconds - self.rate)
+        else:
+            result = self.bound(fields)
+        seconds = (time.monotonic() - begun) / max(1, count)
+        self.rate = _smoothed(self.rate, seconds)
+        if long:
+            self._rates[shared] = _smoothed(self._rates.get(shared, 0.0), seconds)
         return result
+
+    def _share(self) -> bool:
+        self._long += 1
+        if len(self._rates) < 2:
+            return True not in self._rates
+        better = self._rates[True] < self._rates[False]
+        return better != (self._long % TRY_AGAIN == 0)
+
+
+def _smoothed(old: float, new: float) -> float:
+    return 0.5 * (old + new) if old else new
 
 
 def cut(fields: Fields, size: int) -> list[Fields]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from provenn.verifier.watchdog import _resident, supervise
-from provenn.verifier.workers import Shared, Workers, _Child, cut, joined
+from provenn.verifier.workers import TRY_AGAIN, Shared, Workers, _Child, cut, joined
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 HERE = os.getpid()
@@ -83,20 +83,35 @@ def test_the_parts_of_a_killed_child_are_computed_here() -> None:
     assert Workers(2).map(work, (1, 2, 3, 4)) == [1, 4, 9, 16]
 
 
-def test_a_batch_is_shared_when_it_takes_long_enough() -> None:
-    processes = []
+def test_a_batch_is_shared_when_that_takes_less_time() -> None:
+    """Long batches are computed both ways; then the faster way, with the other from time to time."""
+    slow = {"here": 0.0, "elsewhere": 0.0}
 
     def bound(fields: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         keep = fields["bound"] > 0
+        here = os.getpid() == HERE and fields["bound"].shape[0] > 3
+        time.sleep(slow["here" if here else "elsewhere"])
         mine = torch.full((int(keep.sum()),), os.getpid())
         return {"bound": fields["bound"][keep], "process": mine}, fields["bound"][keep, None]
 
     fields = {"bound": torch.tensor([1.0, -1.0, 2.0, 3.0, -4.0])}
-    for rate in (1e-9, 1.0):
-        open_, points = Shared(bound, Workers(2), rate)(fields)
+
+    def processes(shared: Shared) -> int:
+        open_, points = shared(fields)
         assert open_["bound"].tolist() == [1.0, 2.0, 3.0] and points.flatten().tolist() == [1.0, 2.0, 3.0]
-        processes.append(len(set(open_["process"].tolist())))
-    assert processes == [1, 2]
+        return len(set(open_["process"].tolist()))
+
+    assert processes(Shared(bound, Workers(2), 1e-9)) == 1
+    for way, most in (("here", 2), ("elsewhere", 1)):
+        slow.update({"here": 0.05, "elsewhere": 0.05}, **{way: 0.4})
+        shared = Shared(bound, Workers(2), 1.0)
+        counts = []
+        for _ in range(2 * TRY_AGAIN):
+            shared.rate = 1.0  # long, whatever it took
+            counts.append(processes(shared))
+        assert sorted(set(counts[:3])) == [1, 2]
+        assert counts[3 : TRY_AGAIN - 1] == [most] * (TRY_AGAIN - 4)
+        assert counts[TRY_AGAIN - 1] != most
 
 
 def test_cut_and_joined() -> None:
