@@ -270,6 +270,41 @@ MUTATIONS = (
         "truth = np.where(atoms.strict, value < right, value <= right + 1e-6)",
         ("tests/verifier/test_replay.py", "tests/specs"),
     ),
+    Mutation(
+        "jumps of two functions change sides together always",
+        "bounds/graph/_piecewise.py",
+        "    if any(t - s <= reach for (s, _), (t, _) in pairwise(jumps)):",
+        "    if any(t - s < 0 for (s, _), (t, _) in pairwise(jumps)):",
+        ("tests/graph/test_univariate.py",),
+    ),
+    Mutation(
+        "relus of parallel branches share their generators",
+        "bounds/propagate/zonotope.py",
+        "        first = columns - generators.shape[1]",
+        "        first = 0",
+        ("tests/soundness/test_zonotope.py",),
+    ),
+    Mutation(
+        "scattered positions below zero are not counted from the end",
+        "bounds/ops/opaque.py",
+        "                reach = reach | ((a <= along - extent) & (along - extent <= b))",
+        "                reach = reach | ((a <= along - extent) & (along - extent < a))",
+        ("tests/graph/test_interval_operators.py",),
+    ),
+    Mutation(
+        "radii of constants are forgotten in backward passes",
+        "bounds/propagate/rounding.py",
+        "        self.radii[index] = radii",
+        "        self.radii[index] = 0 * radii",
+        ("tests/propagate/test_constants.py",),
+    ),
+    Mutation(
+        "a cast's type holds everything",
+        "bounds/ops/discrete.py",
+        "    held = (lower >= first) & (upper <= last)",
+        "    held = lower <= upper",
+        ("tests/graph/test_operators.py",),
+    ),
 )
 
 

@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from provenn.bounds.graph import read_onnx
 from provenn.bounds.propagate.intermediate import merge
+from provenn.specs import read_query
 from provenn.verifier import Options, verify
 from provenn.verifier.clip import clip_box
+from provenn.verifier.problem import Problem
+from provenn.verifier.rebound import Rebound
 
 from .networks import Network, random_network, write_onnx
 
@@ -61,6 +65,29 @@ def test_one_violated_disjunct_among_many(limit: int, violated: int | None, tmp_
     if violated is not None:
         ends = np.linspace(network.lower[0], network.upper[0], BOXES + 1).astype(np.float32)
         assert ends[violated] <= result.witness.inputs[0] <= ends[violated + 1]
+
+
+def test_every_root_is_its_clause_in_its_box(tmp_path) -> None:
+    """Seen without an attack, which finds violations first and hides a wrong box."""
+    network = random_network(3, "dense", small=True)
+    which = [i % 2 for i in range(BOXES)]
+    least, _ = lowest(network, which)
+    onnx = write_onnx(network, tmp_path / "network.onnx")
+    vnnlib = property_of(network, [float(v) - 100.0 for v in least], which, tmp_path / "property.vnnlib")
+    query = read_query(str(vnnlib), network.steps[0].size, network.steps[-1].size, "float32")
+    problem = Problem(read_onnx(onnx), query, torch.device("cpu"))
+    clauses = problem.clauses(next(iter(query.batches(BOXES))))
+    bounder = Rebound(problem, clauses)
+    roots = bounder.roots()
+    ends = np.linspace(network.lower[0], network.upper[0], BOXES + 1).astype(np.float32).astype(float)
+    for fields in (roots, bounder.split(roots)):
+        for i in range(BOXES):
+            mine = fields["clause"] == i
+            assert float(fields["lower"][mine, 0].min()) == pytest.approx(ends[i], abs=1e-6)
+            assert float(fields["upper"][mine, 0].max()) == pytest.approx(ends[i + 1], abs=1e-6)
+            row = clauses.rows[i, 0]
+            assert row.nonzero().flatten().tolist() == [which[i]]
+            assert float(clauses.threshold[i, 0]) == pytest.approx(float(least[i]) - 100.0, abs=1e-4)
 
 
 def test_a_clip_belongs_to_its_domain() -> None:
