@@ -293,7 +293,8 @@ def settles_by_sign(plan: Plan, value: int) -> bool:
 
 def read_by_relus(plan: Plan, value: int) -> bool:
     """Whether a value is read by relus alone, so that an element below 0 matters no more."""
-    return all(plan.operators[index].name == "relu" for index in plan.consumers[value])
+    readers = plan.consumers[value]
+    return bool(readers) and all(plan.operators[index].name == "relu" for index in readers)
 
 
 def _alive(plan: Plan, index: int, box: Box) -> Tensor | None:

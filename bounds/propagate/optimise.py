@@ -143,7 +143,9 @@ def _keep_better(kept: Tensor, flat: Tensor, bound: Tensor, best: Tensor) -> Non
     parameter that is not a number would spread; the bound of its row is not a number either.
     """
     improved = bound > best
-    if math.isfinite(bound.sum()):
+    if bound.device.type != "cpu":  # where asking for a number waits for all that was begun
+        kept.copy_(torch.where(improved.unsqueeze(2), flat, kept))
+    elif math.isfinite(bound.sum()):
         kept.lerp_(flat, improved.unsqueeze(2).to(flat.dtype))
     else:
         rows = improved.flatten().nonzero().squeeze(1)

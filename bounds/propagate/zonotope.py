@@ -52,7 +52,9 @@ class Zonotope:
 
     @property
     def box(self) -> Box:
-        lower, upper = self.centre - self.reach, self.centre + self.reach
+        """Both ends, rounded outward; what is not a number may be anything."""
+        lower = (self.centre - self.reach).nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+        upper = (self.centre + self.reach).nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
         infinity = torch.full_like(lower, torch.inf)
         return torch.nextafter(lower, -infinity), torch.nextafter(upper, infinity)
 
@@ -90,6 +92,7 @@ class Zonotopes:
     dtype: torch.dtype = torch.float32
     _maps: dict[int, Map] = field(default_factory=dict, init=False)
     _matrices: dict[int, _Depthwise] = field(default_factory=dict, init=False)
+    _offsets: dict[int, Tensor] = field(default_factory=dict, init=False)
     _plain: dict[tuple[int, torch.dtype], Prepared] = field(default_factory=dict, init=False)
 
     def boxes(self, known: Mapping[int, Box], start: int) -> dict[int, Box]:
@@ -150,9 +153,8 @@ class Zonotopes:
             sizes = operator.magnitude(self._without_offset(index), *radii)
         else:
             centre, sizes = matrices.centre(given[0].centre), matrices.sizes(radii[0])
-        offset = operator.offset(prepared)
         spread, away, size = sizes.expand(3, *prepared.shape)
-        size = size if offset is None else size + offset.abs()
+        size = size + self._offset_size(index)
         length = operator.length(prepared) + 2
         rounding = size * (4 * gamma(length, self.plan.dtype)) + _TINY
         if self.plan.graph.nodes[index].operator not in _MOVES:
@@ -160,6 +162,15 @@ class Zonotopes:
         remainder = (rounding + spread) * _UP
         reach = _reach(generators, remainder) if exact else (away + remainder) * _UP
         return Zonotope(centre, generators, remainder, reach)
+
+    def _offset_size(self, index: int) -> Tensor:
+        """The magnitude of a linear node's constant, its radius included in units of the node's length."""
+        if index not in self._offsets:
+            operator, prepared = self.plan.operators[index], self.plan.prepared[index]
+            shapes = [self.plan.shape(i) for i in self.plan.graph.nodes[index].inputs]
+            zeros = [torch.zeros(1, *shape, dtype=self.plan.dtype) for shape in shapes]
+            self._offsets[index] = operator.magnitude(prepared, *zeros)[0]  # type: ignore[attr-defined]
+        return self._offsets[index]
 
     def _image(self, index: int, given: list[Zonotope]) -> Tensor:
         """The generators ``[elements, k]`` behind a linear node."""

@@ -128,3 +128,33 @@ def test_relus_of_parallel_branches_err_independently(dtype: torch.dtype) -> Non
     known = interval_boxes(plan, {0: (-one, one)})
     lower, upper = Zonotopes(plan, dtype).boxes({0: known[0]}, 1)[7]
     assert float(lower) <= -0.5 and float(upper) >= 0.5
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_radii_of_constants_count(dtype: torch.dtype) -> None:
+    """A bias and a shift that are known up to a radius move the image by as much."""
+    shape = (1, 3)
+    nodes = (
+        Node("input", (), shape),
+        Node("linear", (0,), shape, {"weight": np.eye(3), "bias": np.ones(3), "bias_radius": np.full(3, 0.25)}),
+        Node("affine", (1,), shape, {"shift": np.ones(3), "shift_radius": np.full(3, 0.5)}),
+    )
+    plan = Plan(Graph(nodes, (0,), (2,)), torch.float64)
+    x = torch.zeros(1, *shape, dtype=torch.float64)
+    lower, upper = Zonotopes(plan, dtype).boxes({0: (x - 1e-3, x + 1e-3)}, 1)[2]
+    assert (lower <= 2 - 0.75 - 1e-3).all() and (upper >= 2 + 0.75 + 1e-3).all()
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_what_is_not_a_number_may_be_anything(dtype: torch.dtype) -> None:
+    shape = (1, 1)
+    size = 1e300 if dtype == torch.float64 else 1e30
+    huge = {"weight": np.full((1, 1), size), "bias": np.zeros(1)}
+    nodes = (
+        Node("input", (), shape), Node("linear", (0,), shape, huge), Node("linear", (1,), shape, huge),
+        Node("relu", (2,), shape), Node("affine", (3,), shape, {"scale": np.array(1 / size)}),
+    )  # fmt: skip
+    plan = Plan(Graph(nodes, (0,), (4,)), torch.float64)
+    one = torch.ones(1, *shape, dtype=torch.float64)
+    lower, upper = Zonotopes(plan, dtype).boxes({0: (one, 2 * one)}, 1)[4]
+    assert float(lower) <= size and float(upper) >= 2 * size
