@@ -77,6 +77,8 @@ class _Sweep:
         self.owned: set[int] = set()
         self.waiting: dict[int, list[tuple[tuple[slice, slice], Tensor]]] = {}
         self.offset: Tensor | None = None
+        self.terms: Tensor | None = None
+        """Products whose sums over a row belong to the offset: one sum for many nodes of one shape."""
 
     def push(self, value: int, a: Rows, owned: bool) -> None:
         """Add rows to what a value has received; ``owned`` says that nobody else reads the tensor."""
@@ -115,6 +117,19 @@ class _Sweep:
 
     def add_offset(self, term: Tensor) -> None:
         self.offset = term if self.offset is None else self.offset + term
+
+    def add_products(self, a: Tensor, offset: Tensor) -> None:
+        """``dot(a, offset)`` of tensors of one shape, summed later."""
+        if self.terms is not None and self.terms.shape == a.shape == offset.shape:
+            self.terms.addcmul_(a, offset)
+            return
+        self.add_terms()
+        self.terms = a * offset
+
+    def add_terms(self) -> None:
+        if self.terms is not None:
+            self.add_offset(flattened(self.terms, 2).sum(-1))
+        self.terms = None
 
     def linear(self, index: int, a: Rows, owned: bool) -> None:
         if isinstance(a, Windows):
@@ -215,7 +230,7 @@ class _Sweep:
             new = a.mul_(lines.lower_slopes[0]) if owned and _covers(a, lines) else a * lines.lower_slopes[0]
             self.push(operands[0], new.addcmul_(negative, lines.spread), True)
         elif lines.window is None and len(operands) == 1 and self.error is None:
-            self._chosen(index, a, lines, operands[0])
+            self._chosen(index, a, owned, lines, operands[0])
         else:
             self._in_general(index, a, owned, lines, operands)
 
@@ -230,7 +245,7 @@ class _Sweep:
                 self.error.keep(keep)
         return keep
 
-    def _chosen(self, index: int, a: Tensor, lines: Lines, operand: int) -> None:
+    def _chosen(self, index: int, a: Tensor, owned: bool, lines: Lines, operand: int) -> None:
         """The line that the sign of each coefficient selects, which the gradient's forward pass goes through too."""
         assert self.trace is not None
         positive = a.clamp(min=0)
@@ -243,10 +258,13 @@ class _Sweep:
         elif low is not None:
             offset = low * sign
         if offset is not None:
-            self.add_offset(dot(a, offset))
-        self.trace.positive[index], self.trace.whole[index] = positive, a
-        self.trace.chosen[index] = slope, offset
-        self.push(operand, a * slope, True)
+            self.add_products(a, offset)
+        self.trace.positive[index], self.trace.chosen[index] = positive, (slope, offset)
+        if self.trace.negatives or not (owned and _covers(a, lines)):
+            self.trace.whole[index] = a
+            self.push(operand, a * slope, True)
+        else:
+            self.push(operand, a.mul_(slope), True)
 
     def _in_general(
         self, index: int, a: Tensor, owned: bool, lines: Lines, operands: tuple[int, ...]
@@ -412,6 +430,7 @@ def backward(
             sweep.relaxed(index, a, owned)
     if sieve is not None and sieve.rows.numel() == 0:
         return sieve.best
+    sweep.add_terms()
     offset = sweep.offset
     if trace is not None:
         trace.offset = offset

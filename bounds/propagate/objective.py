@@ -288,7 +288,8 @@ class Objective:
 
     def trace(self) -> Trace:
         """An empty trace of the kind that ``gradient`` reads."""
-        return Trace(narrow=self.narrow)
+        upper = any(segment.kind == "upper" for segment in self.layout.segments)
+        return Trace(narrow=self.narrow, negatives=upper or self.splits is not None)
 
     def rates(self, trace: Trace, multiplier_rate: float) -> Tensor | None:
         """Step sizes ``[domains, 1, total]`` in units of a slope's; None where there are slopes only.

@@ -20,6 +20,8 @@ class Trace:
     """
 
     narrow: bool = False
+    negatives: bool = True
+    """Whether ``below`` and ``magnitude`` will be asked for."""
 
     positive: dict[int, Tensor] = field(default_factory=dict)
     negative: dict[int, Tensor] = field(default_factory=dict)

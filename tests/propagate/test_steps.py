@@ -76,3 +76,18 @@ def test_trace_does_not_change_the_bound(name: str, tmp_path) -> None:
         low = 0.0 if mine.lower_offset is None else mine.lower_offset
         high = 0.0 if mine.upper_offset is None else mine.upper_offset
         torch.testing.assert_close(a * (0.0 if offset is None else offset), positive * low + negative * high)
+
+
+@pytest.mark.parametrize("name", sorted(MAKERS))
+def test_a_trace_without_negative_parts_gives_the_same_step(name: str, tmp_path) -> None:
+    made = case(name, tmp_path)
+    objective = Objective(made.plan, made.target, made.rows, made.boxes, made.inputs)
+    found = []
+    for negatives in (True, False):
+        trace = objective.trace()
+        trace.negatives = negatives or trace.negatives
+        bound, lines = objective.bound(objective.start(), trace)
+        gradient = torch.full_like(objective.start(), torch.nan)
+        objective.gradient(trace, lines, gradient)
+        found.append((bound, gradient))
+    torch.testing.assert_close(found[0], found[1])
