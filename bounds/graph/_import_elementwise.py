@@ -325,7 +325,10 @@ def import_cast(op: Application) -> list[Operand]:
     x = op.operand(0)
     if isinstance(x, Constant):
         with np.errstate(all="ignore"):
-            return [Constant(x.array.astype(to))]
+            array = x.array.astype(to)
+        if array.dtype.kind == x.array.dtype.kind == "f":
+            return [Constant(array, x.real, x.radius)]
+        return [Constant(array)]
     kind, source = np.dtype(to).kind, np.dtype(x.scalar_type).kind
     if kind == "b" and source != "b":
         return [op.builder.unary("cast", x, "bool", to="bool")]

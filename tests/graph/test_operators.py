@@ -356,6 +356,15 @@ def test_a_cast_to_fewer_bits_drops_the_higher_ones(to, tmp_path):
         assert [float(end.unique()) for end in OPS["cast"].interval(prepared, box)] == list(expected)
 
 
+@pytest.mark.parametrize("to", [TensorProto.FLOAT, TensorProto.DOUBLE])
+def test_a_cast_between_floats_keeps_what_a_constant_is_as_a_real_number(to, tmp_path):
+    nodes = [one("Div", ("a", "b"), ("q",)), cast("q", "p", to), cast("p", "c"), one("Mul", ("x", "c"))]
+    numbers = {"a": np.ones(2, np.float32), "b": np.array([3, 7], np.float32)}
+    graph = save(model(nodes, {"x": (1, 2)}, numbers), tmp_path)
+    found = evaluate(graph, [torch.ones(1, 1, 2, dtype=torch.float64)])[0]
+    np.testing.assert_allclose(found.flatten().numpy(), [1 / 3, 1 / 7], rtol=1e-15)
+
+
 def test_gather_with_a_variable_index(tmp_path):
     nodes = [cast("z", "i", TensorProto.INT64), one("Gather", ("x", "i"), axis=1)]
     variables = {"x": (2, 5, 3), "z": (2, 2)}
