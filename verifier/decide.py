@@ -267,7 +267,7 @@ def _search(
         bounder,
         batch=batch or max(run.options.batch, 2 * bounder.at_once),
         check=checker(run, clauses, numbers),
-        leaf=(lambda fields: leaves(fields, run.deadline)) if run.options.exact_leaves else None,
+        leaf=leaves if run.options.exact_leaves else None,
         interlude=interlude_of(run, clauses, numbers),
         progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
         start=start,

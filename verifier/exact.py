@@ -5,9 +5,8 @@ Complete on piecewise-linear networks: what ends here is refuted, violated, or h
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from torch import Tensor
 from provenn.bounds.propagate.intermediate import intermediate_boxes
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.plan import Plan
-from provenn.bounds.propagate.rounding import Magnitudes
 from provenn.verifier._highs import available
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.leaf import JUMPS, Tree
@@ -120,62 +118,29 @@ class Programs:
         return sum(tree.remaining for tree in self.trees) / max(1, len(self.trees))
 
 
-class Leaves:
-    """Decides domains of another search that it cannot split: (refuted ``[n]``, candidates, the domain of each)."""
-
-    def __init__(self, plan: Plan, output: int, domains: Callable[[Fields], list[tuple[Domain, Magnitudes]]]):
-        self.plan, self.output, self.domains = plan, output, domains
-        self.programs = 0
-        self.lowest = float("inf")
-
-    def __call__(self, fields: Fields, deadline: float) -> tuple[Tensor, Tensor, Tensor]:
-        refuted: list[bool] = []
-        points: list[Tensor] = []
-        owner: list[int] = []
-        for number, (domain, magnitudes) in enumerate(self.domains(fields)):
-            if time.monotonic() > deadline:  # not even a tree's root
-                refuted.append(False)
-                self.lowest = -math.inf
-                continue
-            tree = Tree(self.plan, self.output, magnitudes, domain)
-            refuted.append(tree.run(deadline) == "refuted")
-            self.programs += tree.programs
-            if not refuted[-1]:
-                self.lowest = min(self.lowest, tree.margin)
-                found = tree.points[-CANDIDATES:]
-                points += found
-                owner += [number] * len(found)
-        device = self.plan.device
-        size = sum(self.plan.size(i) for i in self.plan.graph.inputs)
-        stacked = torch.stack(points) if points else torch.zeros(0, size, dtype=torch.float64, device=device)
-        return (
-            torch.tensor(refuted, device=device),
-            stacked,
-            torch.tensor(owner, dtype=torch.int64, device=device),
-        )
+def neuron_leaves(bounder: Fixed) -> Callable[[Fields], Iterator[Tree]]:
+    """Trees for domains of the neuron-splitting search that it cannot split, made as they are asked for."""
+    problem, magnitudes = bounder.problem, bounder.facts.magnitudes
+    return lambda fields: (
+        Tree(bounder.exact, problem.output, magnitudes, domain) for domain in fixed_domains(bounder, fields)
+    )
 
 
-def neuron_leaves(bounder: Fixed) -> Leaves:
-    def domains(fields: Fields) -> list[tuple[Domain, Magnitudes]]:
-        return [(domain, bounder.facts.magnitudes) for domain in fixed_domains(bounder, fields)]
-
-    return Leaves(bounder.exact, bounder.problem.output, domains)
-
-
-def input_leaves(bounder: Rebound) -> Leaves:
-    def domains(fields: Fields) -> list[tuple[Domain, Magnitudes]]:
-        return [(domain, bounder.problem.magnitudes) for domain in rebound_domains(bounder, fields)]
-
-    return Leaves(bounder.plan, bounder.problem.output, domains)
+def input_leaves(bounder: Rebound) -> Callable[[Fields], Iterator[Tree]]:
+    """Trees for domains of the input-splitting search that it cannot split, made as they are asked for."""
+    problem = bounder.problem
+    return lambda fields: (
+        Tree(bounder.plan, problem.output, problem.magnitudes, domain)
+        for domain in rebound_domains(bounder, fields)
+    )
 
 
-def fixed_domains(bounder: Fixed, fields: Fields) -> list[Domain]:
+def fixed_domains(bounder: Fixed, fields: Fields) -> Iterator[Domain]:
     """The domains of the neuron-splitting search as programs take them."""
     base = bounder.facts.boxes
     lower = bounder._spread({v: b[0] for v, b in base.items()}, fields["lower"], torch.float64)
     upper = bounder._spread({v: b[1] for v, b in base.items()}, fields["upper"], torch.float64)
     rows, threshold = bounder.clauses.rows[fields["clause"]], bounder.clauses.threshold[fields["clause"]]
-    result = []
     for i in range(fields["bound"].shape[0]):
         boxes: dict[int, Box] = dict(base)
         split: dict[Place, Ends] = {}
@@ -187,22 +152,18 @@ def fixed_domains(bounder: Fixed, fields: Fields) -> list[Domain]:
                 low, high = closed_ends(box) if reads_jump(bounder.exact, value) else box
                 for element in changed.tolist():
                     split[value, element] = float(low.view(-1)[element]), float(high.view(-1)[element])
-        result.append(Domain(bounder.facts.inputs, boxes, split, rows[i], threshold[i]))
-    return result
+        yield Domain(bounder.facts.inputs, boxes, split, rows[i], threshold[i])
 
 
-def rebound_domains(bounder: Rebound, fields: Fields) -> list[Domain]:
+def rebound_domains(bounder: Rebound, fields: Fields) -> Iterator[Domain]:
     """The domains of the input-splitting search as programs take them: all boxes are made anew."""
-    problem, result = bounder.problem, []
+    problem = bounder.problem
     lower, upper = bounder.whole(fields)
     for i in range(fields["bound"].shape[0]):
         inputs = problem.input_boxes(lower[i : i + 1], upper[i : i + 1])
         boxes = intermediate_boxes(bounder.plan, inputs, magnitudes=problem.magnitudes, until=problem.output)
         clause = fields["clause"][i]
-        result.append(
-            Domain(inputs, boxes, {}, bounder.clauses.rows[clause], bounder.clauses.threshold[clause])
-        )
-    return result
+        yield Domain(inputs, boxes, {}, bounder.clauses.rows[clause], bounder.clauses.threshold[clause])
 
 
 def reads_jump(plan: Plan, value: int) -> bool:

@@ -82,8 +82,10 @@ def work(network: str, property_path: str, options: Options, send: Send) -> Mess
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
     try:
         progress("loading")
+        from provenn.bounds.propagate.memory import keep_freed_memory
         from provenn.verifier import verify
 
+        keep_freed_memory()
         return _message(verify(network, property_path, options, progress))
     except ProvennError as error:
         return {"error": one_line(error)}

@@ -7,7 +7,8 @@ pool. Nothing in a round loops over domains.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
@@ -31,20 +32,34 @@ class Bounder(Protocol):
     def splittable(self, fields: Fields) -> Tensor: ...
 
 
+class LeafTree(Protocol):
+    """What decides one domain that cannot be split: the interface of ``leaf.Tree``."""
+
+    ending: str | None
+    margin: float
+    points: list[Tensor]
+
+    @property
+    def remaining(self) -> float: ...
+
+    def run(self, until: float) -> str | None: ...
+
+
 Check = Callable[[Tensor, Tensor], bool]
-Leaf = Callable[[Fields], tuple[Tensor, Tensor, Tensor]]
+Leaf = Callable[[Fields], Iterator[LeafTree]]
 Progress = Callable[[int, int, float], None]
 # Seconds that bounding one part of a round may take, as far as earlier parts foretell.
 PART_SECONDS = 1.0
+# Points of a leaf's tree that are tried after each of its turns.
+CANDIDATES = 4
 
 
 class Search:
     """A search that can be interrupted and resumed.
 
-    ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses; ``leaf(fields)`` decides domains that
-    cannot be
-    split: (refuted ``[n]``, candidates ``[k, inputs]``, the domain of each); ``interlude()`` runs between rounds and
-    may find a witness. ``start`` are domains that are bounded already; without it the search begins at the bounder's
+    ``check(points [n, inputs], clause [n])`` tries minimisers as witnesses; ``leaf(fields)`` gives a tree for every
+    domain that cannot be split, in order, which may be interrupted, too; ``interlude()`` runs between rounds and may
+    find a witness. ``start`` are domains that are bounded already; without it the search begins at the bounder's
     roots. ``rate`` foretells the seconds that bounding a domain takes; ``workers`` share that. A round takes the worse
     half of the open domains, but ``least`` where there are as many and ``batch`` at most.
     """
@@ -69,6 +84,7 @@ class Search:
         self.interlude, self.leaf = interlude, leaf
         self.pool = Pool()
         self.pending: list[Fields] = [bounder.roots()] if start is None else []
+        self.leaves: deque[_Leaves] = deque()
         if start is not None:
             self.pool.push(start)
         self.clauses = _count(start if start is not None else self.pending[0])
@@ -82,10 +98,10 @@ class Search:
         begun = time.monotonic()
         try:
             while True:
-                while self.pending:
+                while self.leaves or self.pending:
                     if time.monotonic() > until:
                         return "timeout"
-                    if self._bound(self.pending.pop()):
+                    if self._settle(until) if self.leaves else self._bound(self.pending.pop()):
                         return "witness"
                 self.progress(self.domains, len(self.pool), self.bound())
                 if not len(self.pool):
@@ -109,37 +125,83 @@ class Search:
         ready = self.bounder.splittable(open_)
         if not bool(ready.all()):
             leaves = {k: v[~ready] for k, v in open_.items()}
-            done = torch.zeros_like(ready[~ready])
             if self.leaf is not None:
-                done, candidates, owner = self.leaf(leaves)
-                if candidates.shape[0] and self.check(candidates, leaves["clause"][owner]):
-                    return True
-            left = int((~done).sum())
-            if left:
-                self.stuck += left
-                self.lowest_stuck = min(self.lowest_stuck, float(leaves["bound"][~done].min()))
+                self.leaves.append(_Leaves(leaves, self.leaf(leaves)))
+            else:
+                self._give_up(_count(leaves), float(leaves["bound"].min()))
             open_ = {k: v[ready] for k, v in open_.items()}
         self.pool.push(open_)
         return False
 
+    def _settle(self, until: float) -> bool:
+        """Work on the next leaf until ``until`` (at least one step); whether a witness was found."""
+        part = self.leaves[0]
+        tree = part.tree
+        tried = len(tree.points)
+        ending = tree.run(until)
+        points = tree.points[tried:][-CANDIDATES:]
+        if ending != "refuted" and points:
+            clause = part.fields["clause"][part.number]
+            if self.check(torch.stack(points), clause.expand(len(points))):
+                return True
+        if ending is not None:
+            if ending != "refuted":
+                self._give_up(1, float(part.fields["bound"][part.number]))
+            if not part.advance():
+                self.leaves.popleft()
+        return False
+
+    def _give_up(self, count: int, lowest: float) -> None:
+        self.stuck += count
+        self.lowest_stuck = min(self.lowest_stuck, lowest)
+
     def open(self) -> int:
         """Domains not decided yet."""
-        return len(self.pool) + sum(_count(p) for p in self.pending) + self.stuck
+        return len(self.pool) + sum(map(_count, self._waiting())) + self.stuck
 
     def open_clauses(self) -> Tensor:
-        """Clauses with an open domain in the pool or pending, in order."""
-        return torch.cat([self.pool.values("clause"), *(p["clause"] for p in self.pending)]).unique()
+        """Clauses with an open domain that is not stuck, in order."""
+        return torch.cat([self.pool.values("clause"), *(p["clause"] for p in self._waiting())]).unique()
 
     def bound(self) -> float:
         """The lowest bound of an open domain."""
-        pending = [float(p["bound"].min()) for p in self.pending if _count(p)]
-        return min([self.pool.lowest(), self.lowest_stuck, *pending])
+        waiting = [float(p["bound"].min()) for p in self._waiting() if _count(p)]
+        return min([self.pool.lowest(), self.lowest_stuck, *waiting])
 
     def remaining(self) -> float:
         """The share of the tree that is open: every split halves a domain's share (1 at the roots, 0 at the end)."""
-        total = self.pool.sum(lambda f: torch.exp2(-f["depth"].double()))
-        total += sum(float(torch.exp2(-p["depth"].double()).sum()) for p in self.pending)
+        total = self.pool.sum(_share) + sum(float(_share(p).sum()) for p in self._waiting())
+        for part in self.leaves:  # what the tree of a leaf has done already
+            total -= float(_share(part.open())[0]) * (1 - part.tree.remaining)
         return (total + self.stuck * 1e-12) / max(1, self.clauses)
+
+    def _waiting(self) -> list[Fields]:
+        """Domains outside the pool that are not decided: parts of a round, and leaves."""
+        return self.pending + [part.open() for part in self.leaves]
+
+
+class _Leaves:
+    """Leaves of one part of a round, decided one after the other: ``tree`` is that of domain ``number``."""
+
+    def __init__(self, fields: Fields, trees: Iterator[LeafTree]):
+        self.fields, self.number = fields, 0
+        self._trees = trees
+        self.tree = next(trees)
+
+    def open(self) -> Fields:
+        return {k: v[self.number :] for k, v in self.fields.items()}
+
+    def advance(self) -> bool:
+        """Go to the next leaf; False after the last."""
+        self.number += 1
+        if self.number == _count(self.fields):
+            return False
+        self.tree = next(self._trees)
+        return True
+
+
+def _share(fields: Fields) -> Tensor:
+    return torch.exp2(-fields["depth"].double())
 
 
 def _count(fields: Fields) -> int:

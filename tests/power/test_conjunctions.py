@@ -52,8 +52,7 @@ def test_neuron_splits(family: str, seed: int, most: int, tmp_path) -> None:
     until = time.monotonic() + LIMIT
     facts = root_facts(problem, clauses.lower, clauses.upper, steps=20, deadline=until)
     bounder = Fixed(problem, clauses, facts, steps=8)
-    leaves = neuron_leaves(bounder)
-    search = Search(bounder, batch=64, check=nothing, progress=nothing, leaf=lambda f: leaves(f, until))
+    search = Search(bounder, batch=64, check=nothing, progress=nothing, leaf=neuron_leaves(bounder))
     assert search.run(until) == "refuted"
     assert search.domains <= most
 

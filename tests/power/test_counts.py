@@ -82,9 +82,8 @@ def test_linear_programs(family: str, seed: int, most: int, tmp_path) -> None:
 def test_neuron_splits(family: str, seed: int, most: int, tmp_path) -> None:
     """A tree of neuron splits needs half of ``most``."""
     bounder = Fixed(*instance(family, seed, 0.1, tmp_path), steps=8, candidates=4)
-    leaves = neuron_leaves(bounder)
     until = time.monotonic() + LIMIT
-    search = Search(bounder, batch=64, check=nothing, progress=nothing, leaf=lambda f: leaves(f, until))
+    search = Search(bounder, batch=64, check=nothing, progress=nothing, leaf=neuron_leaves(bounder))
     assert search.run(until) == "refuted"
     assert search.domains <= most
 

@@ -284,7 +284,7 @@ def test_programs_of_cut_domains(family: str, tmp_path) -> None:
     bounder = fixed(made)
     plan, output = made.problem.plan(torch.float64), made.problem.output
     random = np.random.default_rng(0)
-    domain = fixed_domains(bounder, bounder.roots())[1]
+    domain = list(fixed_domains(bounder, bounder.roots()))[1]
     program = Program(plan, output, domain)
     places = [(own.operand, int(e)) for own in program.relaxed.values() for e in own.elements]
     margins = made.margins(1).amax(1)
