@@ -11,7 +11,7 @@ from provenn.verifier.search import Search
 
 # The least time of a search in a race, as a share of the time of the one that had most.
 FAIR_SHARE = 0.1
-# Seconds of a slice for a search that has fallen behind that share, at least.
+# Seconds of a slice, at least, for a search that has fallen behind that share or has hardly begun.
 SHORTEST = 0.5
 
 
@@ -38,7 +38,8 @@ def race(
                     for s in ready
                 )
             )
-        length = slices
+        # What a short slice took away is believed for about as long again.
+        length = slices if fresh else min(slices, max(SHORTEST, chosen.seconds))
         if not fresh and chosen is not first:  # catching up, no more
             length = max(SHORTEST, FAIR_SHARE * most - chosen.seconds)
         until = run.deadline if len(running) == 1 else min(run.deadline, time.monotonic() + length)
