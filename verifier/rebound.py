@@ -66,11 +66,14 @@ class Rebound:
 
     @cached_property
     def at_once(self) -> int:
-        """Domains whose coefficient tensors (all rows of the widest value) stay in the processor's cache."""
+        """Domains whose coefficient tensors (all rows of the widest value) are about as large as the processor's cache.
+
+        Half as many fit better, but a pass is thousands of operations however few domains it has.
+        """
         if self.problem.device.type != "cpu":
             return 1 << 16
         widest = max(self.plan.size(v) for v in self.plan.bounded) if self.plan.bounded else 1
-        return max(16, CACHE_ELEMENTS // (2 * widest * widest))
+        return max(16, CACHE_ELEMENTS // (widest * widest))
 
     def _bound(self, fields: Fields) -> tuple[Fields, Tensor]:
         lower, upper = self.whole(fields)
