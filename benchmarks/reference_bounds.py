@@ -1,23 +1,28 @@
 """Our bounds against auto_LiRPA's on the same boxes and rows: tightness, time, memory.
 
-Usage: python benchmarks/reference_bounds.py [--suite ../shared/benchmarks] [--only WORD] [--proven]
+Usage: python benchmarks/reference_bounds.py [--suite ../shared/benchmarks] [--only WORD] [--proven] [--peer]
 Reads reference_bounds/reference_bounds.csv of the suite; prints a line for each of its rows, ours / reference. One
 thread, a process for each line. `crown` and `alpha20` are made in float32, as the reference makes them; with
 `--proven` slopes are sought in float32 and every bound is made in float64 less its rounding error. Times are the least
 processor time of several calls; the reference's come from another machine of this kind, so compare them roughly.
-Rows are bounded on both sides where the reference bounds both (a width is given).
+With `--peer` auto_LiRPA runs here, a call of ours and a call of its in turns in one process, and the line compares
+with that instead of the file; networks that `peer_bounds.py` cannot build are left out, and so is memory, which the
+two would share. Rows are bounded on both sides where the reference bounds both (a width is given), but by `alpha20` on
+the lower side alone: the file's bounds of `alpha20` are those that auto_LiRPA finds for lower bounds alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib.util
 import os
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 SECONDS, MOST_CALLS = 8.0, 30
@@ -30,6 +35,7 @@ def main() -> None:
     parser.add_argument("--suite", type=Path, default=here.parent / "shared" / "benchmarks")
     parser.add_argument("--only", default="", help="lines that contain this word")
     parser.add_argument("--proven", action="store_true", help="float64 bounds less their rounding error")
+    parser.add_argument("--peer", action="store_true", help="run auto_LiRPA, from PYTHONPATH, beside ours")
     parser.add_argument("--line", type=int, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     table = chosen.suite / "reference_bounds" / "reference_bounds.csv"
@@ -38,40 +44,59 @@ def main() -> None:
     with table.open() as file:
         rows = list(csv.DictReader(file))
     if chosen.line is not None:
-        measure(chosen.suite, rows[chosen.line], chosen.proven)
+        measure(chosen.suite, rows[chosen.line], chosen.proven, chosen.peer)
         return
-    print(f"{'network':>14} {'method':>11} {'batch':>5} | {'ms':>26} | {'mean':>30} | {'min':>30} | {'MB':>13}")
+    if chosen.peer and importlib.util.find_spec("auto_LiRPA") is None:
+        sys.exit("--peer needs the folder that holds the package auto_LiRPA on PYTHONPATH")
+    cells = [f"{'ms':>26}", f"{'mean':>30}", f"{'min':>30}"] + ([] if chosen.peer else [f"{'MB':>13}"])
+    print(f"{'network':>14} {'method':>11} {'batch':>5} | " + " | ".join(cells), flush=True)
     for line, row in enumerate(rows):
         if chosen.only not in ",".join(row.values()):
             continue
         command = [sys.executable, __file__, "--suite", str(chosen.suite), "--line", str(line)]
         if chosen.proven:
             command.append("--proven")
+        if chosen.peer:
+            command.append("--peer")
         subprocess.run(command, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
 
 
-def measure(suite: Path, row: dict[str, str], proven: bool) -> None:
+def measure(suite: Path, row: dict[str, str], proven: bool, peer: bool) -> None:
     """Print one line: ours and the reference's, and for times the ratio, for bounds the difference."""
-    begun, calls = time.perf_counter(), 0
-    run = prepared(suite, row, proven)
-    best, found = float("inf"), None
-    while calls < MOST_CALLS and (calls < 2 or time.perf_counter() - begun < SECONDS):
-        first = time.process_time()
-        found = run()
-        best, calls = min(best, time.process_time() - first), calls + 1
-    mean, least = found
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    ms, theirs = best * 1e3, float(row["ms_per_call"])
-    cells = [f"{ms:9.2f} {theirs:9.2f} {ms / theirs:6.2f}"]
-    for ours, name in ((mean, "lower_mean"), (least, "lower_min")):
-        cells.append(f"{ours:10.5f} {float(row[name]):10.5f} {ours - float(row[name]):+8.5f}")
-    cells.append(f"{memory:6.0f} {float(row['peak_rss_mb']):6.0f}")
     name = row["network"].split("/")[-1][:14]
+    begun, calls = time.perf_counter(), 0
+    try:
+        runs = prepared(suite, row, proven, peer)
+    except NotImplementedError as error:
+        print(f"{name:>14} {row['method']:>11} {row['batch']:>5} | left out: {error}", flush=True)
+        return
+    best, found = [float("inf")] * len(runs), [(0.0, 0.0)] * len(runs)
+    while calls < MOST_CALLS and (calls < 2 or time.perf_counter() - begun < SECONDS * len(runs)):
+        for i, run in enumerate(runs):
+            first = time.process_time()
+            found[i] = run()
+            best[i] = min(best[i], time.process_time() - first)
+        calls += 1
+    if peer:
+        theirs, bounds = best[1] * 1e3, found[1]
+    else:
+        theirs, bounds = float(row["ms_per_call"]), (float(row["lower_mean"]), float(row["lower_min"]))
+    cells = [f"{best[0] * 1e3:9.2f} {theirs:9.2f} {best[0] * 1e3 / theirs:6.2f}"]
+    for ours, its in zip(found[0], bounds, strict=True):
+        cells.append(f"{ours:10.5f} {its:10.5f} {ours - its:+8.5f}")
+    if not peer:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        cells.append(f"{memory:6.0f} {float(row['peak_rss_mb']):6.0f}")
     print(f"{name:>14} {row['method']:>11} {row['batch']:>5} | " + " | ".join(cells), flush=True)
 
 
-def prepared(suite: Path, row: dict[str, str], proven: bool) -> Callable[[], tuple[float, float]]:
-    """A call that makes the bounds of one line from nothing but the plan, and says their mean and minimum."""
+def prepared(
+    suite: Path, row: dict[str, str], proven: bool, peer: bool
+) -> list[Callable[[], tuple[float, float]]]:
+    """A call that makes the bounds of one line from nothing but the plan, and says their mean and minimum.
+
+    With `peer` a second one, auto_LiRPA's. Raises NotImplementedError for a network that it is not built for.
+    """
     import numpy as np
     import torch
 
@@ -102,7 +127,9 @@ def prepared(suite: Path, row: dict[str, str], proven: bool) -> Callable[[], tup
         others = [j for j in range(plan.size(target)) if j != label]
         unit = unit[label] - unit[others]
     count = unit.shape[0]
-    if row["width_mean"]:
+    both = bool(row["width_mean"]) and row["method"] != "alpha20"
+    single = unit.float()
+    if both:
         unit = torch.cat([unit, -unit])
     rows = unit.view(1, -1, *plan.shape(target))
     batch = int(row["batch"])
@@ -139,11 +166,18 @@ def prepared(suite: Path, row: dict[str, str], proven: bool) -> Callable[[], tup
 
     call = {"crown": crown, "interval": interval, "crown_final": crown_final, "alpha20": alpha20}[row["method"]]
 
-    def run() -> tuple[float, float]:
-        bound = call()[:, :count]
+    def summary(bounds: Callable[[], torch.Tensor]) -> tuple[float, float]:
+        bound = bounds()[:, :count]
         return float(bound.mean()), float(bound.min())
 
-    return run
+    calls = [partial(summary, call)]
+    if peer:
+        from peer_bounds import peer_call
+
+        box = [end.float().reshape(batch, *plan.shape(source)[1:]) for end in (lower, upper)]
+        its = peer_call(suite / row["network"], row["method"], *box, single, both=both, steps=STEPS)
+        calls.append(partial(summary, its))
+    return calls
 
 
 if __name__ == "__main__":
