@@ -42,6 +42,11 @@ HANDLERS = {
 }
 
 _ALWAYS_CONSTANT = frozenset(_import_constant.HANDLERS)
+# Operators whose results may not fit into the type of their operands.
+_ARITHMETIC = frozenset({
+    "Add", "Sum", "Sub", "Mul", "Div", "Neg", "Abs", "Pow", "MatMul", "Gemm", "ReduceSum", "ReduceProd", "ReduceL1",
+    "ReduceSumSquare", "CumSum",
+})  # fmt: skip
 _OLDEST_OPSET, _NEWEST_OPSET = 7, 21
 """What the importers were written for and tested with; a newer set may give an operator another meaning."""
 _HALF = (10, 16)
@@ -272,7 +277,16 @@ class _Reader:
         results = handler(op)
         if fixed and any(isinstance(result, Value) for result in results):
             return fold_nodes(self.builder, first, results)
-        return results
+        return [self._in_its_type(op, result) for result in results]
+
+    def _in_its_type(self, op: Application, result: Operand) -> Operand:
+        """Integers beyond their type lose their higher bits; those of 64 bits with a sign are taken to fit."""
+        if isinstance(result, Constant) or op.operator not in _ARITHMETIC:
+            return result
+        name = result.scalar_type
+        if np.dtype(name).kind not in "iu" or name == "int64":
+            return result
+        return self.builder.unary("cast", result, name, to=name)
 
 
 def _label(node: onnx.NodeProto) -> str:

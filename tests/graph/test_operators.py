@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from provenn.bounds.graph import Graph, evaluate, read_onnx
 from provenn.bounds.ops import OPS, prepare
+from provenn.bounds.propagate.interval import interval_boxes
+from provenn.bounds.propagate.plan import Plan
 
 RANDOM = np.random.default_rng(11)
 KINDS = {"f": TensorProto.FLOAT, "d": TensorProto.DOUBLE, "i": TensorProto.INT64, "b": TensorProto.BOOL}
@@ -382,6 +384,29 @@ def test_integer_arithmetic_of_variables(tmp_path):
     nodes = [cast("x", "i", TensorProto.INT64), one("Div", ("i", "k"), ("q",)), one("Mul", ("q", "k"), ("r",)),
              one("Sub", ("i", "r"), ("s",)), cast("s", "y")]  # fmt: skip
     check(model(nodes, V, const(k=whole(3))), tmp_path, V, lambda *s: RANDOM.integers(-20, 20, s))
+
+
+@pytest.mark.parametrize("operator", ["Add", "Sub", "Mul", "Neg"])
+@pytest.mark.parametrize("to", [TensorProto.INT32, TensorProto.INT8, TensorProto.UINT8], ids=str)
+def test_integer_arithmetic_drops_the_bits_that_its_type_cannot_hold(operator, to, tmp_path):
+    kind = helper.tensor_dtype_to_np_dtype(to)
+    large = np.iinfo(kind).max * 2 // 5
+    operands = ("i",) if operator == "Neg" else ("i", "k")
+    nodes = [cast("x", "i", to), one(operator, operands, ("j",)), cast("j", "y")]
+    made = model(nodes, V, {"k": np.asarray([large], kind)}, opset=14)
+    state = onnxruntime.capi.onnxruntime_pybind11_state
+    try:
+        run(made, {"x": np.ones(V["x"], np.float32)})
+    except (state.NotImplemented, state.InvalidGraph):
+        pytest.skip("onnxruntime does not compute it for this type")
+    graph = check(made, tmp_path, V, lambda *s: RANDOM.integers(0, 121, s))
+    plan = Plan(graph, torch.float64)
+    box = torch.zeros(1, 1, *V["x"], dtype=torch.float64), torch.full((1, 1, *V["x"]), 120.0, dtype=torch.float64)
+    lower, upper = interval_boxes(plan, {graph.inputs[0]: box})[graph.outputs[0]]
+    for point in RANDOM.integers(0, 121, (20, *V["x"])):
+        (y,) = run(made, {"x": point.astype(np.float32)})
+        rounding = np.abs(y) * 1e-7  # of the cast to float32
+        assert (lower[0].numpy() <= y + rounding).all() and (y - rounding <= upper[0].numpy()).all()
 
 
 RECURRENT = [
