@@ -159,11 +159,16 @@ def _pieces(step, lower: float, upper: float, outer: bool) -> list[tuple[float, 
         negative = {"Relu": 0.0, "Abs": -1.0, "LeakyRelu": p.get("alpha", 0.0)}[step.operator]
         pieces = [(lower, 0, negative, 0), (0, upper, 1, 0)]
     cut = [(max(a, lower), min(b, upper), k, c) for a, b, k, c in pieces]
-    return [
+    kept = [
         piece
         for piece in cut
         if piece[0] < piece[1] or (piece[0] == piece[1] == 0 and outer and lower < 0 < upper)
     ]
+    if kept or lower > upper:
+        return kept
+    if step.operator == "Sign":  # within the gap
+        return [(lower, upper, 0, float(np.sign(lower)))]
+    return [next((lower, upper, k, c) for a, b, k, c in pieces if a <= lower <= b)]
 
 
 def _elementwise(encoder: Encoder, step, x, xl, xu):
