@@ -16,7 +16,8 @@ import struct
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 from itertools import zip_longest
 from typing import Any, TypeVar
 
@@ -72,19 +73,29 @@ class Workers:
         return [found[i] for i in range(len(parts))]
 
 
-class Shared:
-    """A function of batches of domains, shared by workers where that is known to take less time.
+class Way(Enum):
+    """How a batch is computed on a processor's cores."""
 
-    Whether it does depends on the machine: other programs may hold its cores, and after a fork both processes copy
-    every page that they write to. So batches that take long are computed both ways, and then the faster way, with the
-    other tried again now and then.
+    PROCESSES = "parts of it in forked processes"
+    ONE_THREAD = "here, on one thread"
+    THREADS = "here, every operation on all threads"
+
+
+class Shared:
+    """A function of batches of domains, computed in the way that is known to take the least time.
+
+    Which that is depends on the machine and on the network: other programs may hold the cores, after a fork both
+    processes copy every page that they write to, and threads meet after every operation. So batches that take long are
+    computed in all ways, and then in the fastest, with the others tried again now and then, and when batches have
+    doubled: a domain takes less time in a larger one. A batch that is not worth a fork goes the faster of the other
+    two.
     """
 
     def __init__(self, bound: Bound, workers: Workers, rate: float = 0.0):
         self.bound, self.workers = bound, workers
         self.rate = rate
         """Seconds that a domain takes, smoothed; 0 while unknown."""
-        self._rates: dict[bool, float] = {}  # of long batches, shared or not
+        self._rates: dict[Way, tuple[float, int]] = {}  # of long batches, and how many domains the last one had
         self._long = 0
 
     def __call__(self, fields: Fields) -> tuple[Fields, Tensor]:
@@ -93,24 +104,43 @@ class Shared:
         count = fields["bound"].shape[0]
         parts = min(self.workers.count, count)
         long = parts > 1 and self.rate * count > WORTH_A_FORK
-        shared = long and self._share()
-        if shared:
+        way = self._way(count, long)
+        if way is Way.PROCESSES:
             results = self.workers.map(self.bound, cut(fields, -(-count // parts)))
             result = joined([r[0] for r in results]), torch.cat([r[1] for r in results])
         else:
-            result = self.bound(fields)
+            with _threads(1 if way is Way.ONE_THREAD else None):
+                result = self.bound(fields)
         seconds = (time.monotonic() - begun) / max(1, count)
         self.rate = _smoothed(self.rate, seconds)
         if long:
-            self._rates[shared] = _smoothed(self._rates.get(shared, 0.0), seconds)
+            before, size = self._rates.get(way, (0.0, 0))
+            self._rates[way] = _smoothed(before if count <= 2 * size else 0.0, seconds), count
         return result
 
-    def _share(self) -> bool:
+    def _way(self, count: int, long: bool) -> Way:
+        if not long:
+            here = [way for way in self._rates if way is not Way.PROCESSES]
+            return min(here, key=self._rates.__getitem__) if len(here) > 1 else Way.THREADS
         self._long += 1
-        if len(self._rates) < 2:
-            return True not in self._rates
-        better = self._rates[True] < self._rates[False]
-        return better != (self._long % TRY_AGAIN == 0)
+        untried = [way for way in Way if count > 2 * self._rates.get(way, (0.0, 0))[1]]
+        if untried:
+            return untried[0]
+        best, *others = sorted(self._rates, key=self._rates.__getitem__)
+        again, rest = divmod(self._long, TRY_AGAIN)
+        return best if rest else others[again % len(others)]
+
+
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """Operations on ``count`` threads; None leaves it as it is."""
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _smoothed(old: float, new: float) -> float:

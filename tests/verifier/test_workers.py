@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from provenn.verifier.watchdog import _resident, supervise
-from provenn.verifier.workers import TRY_AGAIN, Shared, Workers, _Child, cut, joined
+from provenn.verifier.workers import TRY_AGAIN, Shared, Way, Workers, _Child, cut, joined
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked on Linux only")
 HERE = os.getpid()
@@ -83,35 +83,65 @@ def test_the_parts_of_a_killed_child_are_computed_here() -> None:
     assert Workers(2).map(work, (1, 2, 3, 4)) == [1, 4, 9, 16]
 
 
-def test_a_batch_is_shared_when_that_takes_less_time() -> None:
-    """Long batches are computed both ways; then the faster way, with the other from time to time."""
-    slow = {"here": 0.0, "elsewhere": 0.0}
+@pytest.mark.parametrize("fastest", Way)
+def test_a_batch_is_computed_in_the_way_that_takes_the_least_time(fastest: Way) -> None:
+    """Long batches in every way, then in the fastest, with another from time to time; short ones never elsewhere."""
 
     def bound(fields: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         keep = fields["bound"] > 0
-        here = os.getpid() == HERE and fields["bound"].shape[0] > 3
-        time.sleep(slow["here" if here else "elsewhere"])
-        mine = torch.full((int(keep.sum()),), os.getpid())
-        return {"bound": fields["bound"][keep], "process": mine}, fields["bound"][keep, None]
+        here = Way.THREADS if torch.get_num_threads() > 1 else Way.ONE_THREAD
+        way = here if os.getpid() == HERE and fields["bound"].shape[0] > 3 else Way.PROCESSES
+        time.sleep(0.02 if way is fastest else 0.3)
+        ways = torch.full((int(keep.sum()),), list(Way).index(way))
+        return {"bound": fields["bound"][keep], "way": ways}, fields["bound"][keep, None]
 
     fields = {"bound": torch.tensor([1.0, -1.0, 2.0, 3.0, -4.0])}
-
-    def processes(shared: Shared) -> int:
-        open_, points = shared(fields)
-        assert open_["bound"].tolist() == [1.0, 2.0, 3.0] and points.flatten().tolist() == [1.0, 2.0, 3.0]
-        return len(set(open_["process"].tolist()))
-
-    assert processes(Shared(bound, Workers(2), 1e-9)) == 1
-    for way, most in (("here", 2), ("elsewhere", 1)):
-        slow.update({"here": 0.05, "elsewhere": 0.05}, **{way: 0.4})
+    taken: list[Way] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
         shared = Shared(bound, Workers(2), 1.0)
-        counts = []
-        for _ in range(2 * TRY_AGAIN):
-            shared.rate = 1.0  # long, whatever it took
-            counts.append(processes(shared))
-        assert sorted(set(counts[:3])) == [1, 2]
-        assert counts[3 : TRY_AGAIN - 1] == [most] * (TRY_AGAIN - 4)
-        assert counts[TRY_AGAIN - 1] != most
+        for rate in [1.0] * (2 * TRY_AGAIN) + [1e-9] * 3:
+            shared.rate = rate  # long or short, whatever it took
+            open_, points = shared(fields)
+            assert open_["bound"].tolist() == [1.0, 2.0, 3.0] and points.flatten().tolist() == [1.0, 2.0, 3.0]
+            assert torch.get_num_threads() == 2
+            (way,) = set(open_["way"].tolist())
+            taken.append(list(Way)[way])
+    finally:
+        torch.set_num_threads(before)
+    others = {taken[TRY_AGAIN - 1], taken[2 * TRY_AGAIN - 1]}
+    assert set(taken[:3]) == set(Way)
+    assert taken[3 : TRY_AGAIN - 1] == [fastest] * (TRY_AGAIN - 4)
+    assert others == set(Way) - {fastest}
+    if fastest is Way.PROCESSES:
+        assert Way.PROCESSES not in taken[-3:]
+    else:
+        assert taken[-3:] == [fastest] * 3
+
+
+def test_what_a_small_batch_took_says_nothing_of_a_large_one() -> None:
+    """Processes lose small batches and win large ones."""
+
+    def bound(fields: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        taken.append(os.getpid())
+        time.sleep(0.05 + fields["bound"].shape[0] * 0.001)
+        return fields | {"process": torch.full(fields["bound"].shape, os.getpid())}, fields["bound"][:, None]
+
+    taken: list[int] = []
+    shared = Shared(bound, Workers(2), 1.0)
+    for count in [4] * 6 + [200] * 6:
+        shared.rate = 1.0
+        found, _ = shared({"bound": torch.ones(count)})
+    assert len(set(found["process"].tolist())) == 2
+
+
+def test_a_short_batch_is_computed_here() -> None:
+    def bound(fields: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        return fields | {"process": torch.full((5,), os.getpid())}, fields["bound"][:, None]
+
+    open_, _ = Shared(bound, Workers(2), 1e-9)({"bound": torch.ones(5)})
+    assert set(open_["process"].tolist()) == {HERE}
 
 
 def test_cut_and_joined() -> None:
