@@ -47,7 +47,7 @@ def by_cells(run: Run, clauses: Clauses, numbers: Tensor, rest: Rest) -> str | N
     run.count("cells", len(found))
     inner = replace(
         run,
-        problem=Problem(found.graph, run.problem.query, run.problem.device),
+        problem=Problem(found.graph, run.problem.query, run.problem.device, workers=run.problem.workers),
         replay=run.replay.leading(found.inputs),
     )
     try:

@@ -31,6 +31,7 @@ from provenn.verifier.result import Result
 from provenn.verifier.root import Facts, outputs_bound, root_facts, root_seconds
 from provenn.verifier.run import Run, Silent
 from provenn.verifier.search import Search
+from provenn.verifier.threads import settle_threads
 from provenn.verifier.workers import Shared
 
 CLAUSES_AT_ONCE = 4096
@@ -90,7 +91,19 @@ def verify(
     ``progress``
     is called as ``progress(stage, domains=n, bound=b)``.
     """
-    options = options or Options()
+    before = torch.get_num_threads()
+    try:
+        return _verify(network_path, property_path, options or Options(), progress)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _verify(
+    network_path: str | os.PathLike[str],
+    property_path: str | os.PathLike[str],
+    options: Options,
+    progress: Callable[..., None] | None,
+) -> Result:
     started = time.monotonic() if options.started is None else options.started
     deadline = started + options.timeout - RESERVE
     device = _device(options)
@@ -185,6 +198,14 @@ def _decide(run: Run) -> str:
     return ended
 
 
+def _settle(run: Run) -> None:
+    """Choose once how many threads an operation gets."""
+    if "threads" not in run.statistics:
+        run.statistics["threads"] = settle_threads(run.problem)
+        if run.statistics["threads"] < run.problem.workers.count:
+            run.say("an operation takes less time on one thread")
+
+
 def _batches(run: Run) -> Iterator[ClauseBatch]:
     return run.problem.query.batches(CLAUSES_AT_ONCE)
 
@@ -215,6 +236,7 @@ def _by_inputs(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     left = opened["clause"]
     if left.numel() == 0:
         return "refuted"
+    _settle(run)
     if attacked(run, clauses.select(left), numbers[left], FIRST_ATTACK):
         return "witness"
     search = _search(run, bounder, clauses, numbers, opened)
@@ -289,6 +311,7 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     if len(clauses) == 0:
         return "refuted"
     rooted = time.monotonic() - begun
+    _settle(run)
     # A network that is slow to bound is slow to attack, too.
     if attacked(run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, rooted)), starts):
         return "witness"

@@ -90,14 +90,15 @@ def recognised(problem: Problem) -> Problem:
     graph = univariate(problem.graph, ranges)
     if graph is problem.graph:
         return problem
-    return Problem(graph, problem.query, problem.device, problem.free, problem.read)
+    return Problem(graph, problem.query, problem.device, problem.free, problem.read, problem.workers)
 
 
 class Problem:
     """One network, one property, one device.
 
     Inputs and outputs are those of ``graph``: of the query's, only ``free`` and ``read`` (flat positions, None for all)
-    where the graph was specialised to it.
+    where the graph was specialised to it. There are as many ``workers`` as torch has threads now; a GPU takes batches
+    whole.
     """
 
     def __init__(
@@ -107,8 +108,10 @@ class Problem:
         device: torch.device,
         free: np.ndarray | None = None,
         read: np.ndarray | None = None,
+        workers: Workers | None = None,
     ):
         self.graph, self.query, self.device = graph, query, device
+        self.workers = workers or Workers(torch.get_num_threads() if device.type == "cpu" else 1)
         self.free, self.read = free, read
         self.input, self.output = graph.inputs[0], graph.outputs[0]
         self.input_shape = graph.nodes[self.input].shape
@@ -118,7 +121,7 @@ class Problem:
 
     def within(self, lower: Tensor, upper: Tensor) -> Problem:
         """The same problem on a box ``[1, inputs]`` of its inputs, with the same plans; free and read do not apply."""
-        found = Problem(self.graph, self.query, self.device)
+        found = Problem(self.graph, self.query, self.device, workers=self.workers)
         found._plans = self._plans
         found.hull = lower, upper  # type: ignore[misc]
         return found
@@ -142,11 +145,6 @@ class Problem:
         if self.read is not None:
             found = replace(found, rows=found.rows[..., torch.from_numpy(self.read).to(self.device)])
         return found
-
-    @cached_property
-    def workers(self) -> Workers:
-        """As many processes as torch has threads; a GPU takes batches whole."""
-        return Workers(torch.get_num_threads() if self.device.type == "cpu" else 1)
 
     @cached_property
     def hull(self) -> tuple[Tensor, Tensor]:
