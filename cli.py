@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import sys
 import time
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 EPILOG = """
 Exit codes: 0 a verdict (unsat, sat, unknown or timeout) is on standard output; 1 a file is at fault or cannot
-be written; 2 wrong usage; 3 the verifier itself failed ("unknown" is printed); 130 interrupted, 143 terminated.
-Errors are one line on standard error.
+be written, or the device is not there; 2 wrong usage; 3 the verifier itself failed ("unknown" is printed);
+130 interrupted, 143 terminated. Errors are one line on standard error.
 """
 
 
@@ -29,6 +30,12 @@ def _existing(_context: click.Context, parameter: click.Parameter, value: str) -
     if os.path.isdir(value):
         raise InputError(f"{name} {value!r} is a directory, expected a file")
     try:
+        mode = os.stat(value).st_mode
+        if stat.S_ISFIFO(mode) and name == "property":
+            return value  # it may wait for its writer for ever: read where the time limit holds
+        if not stat.S_ISREG(mode):
+            pipe = " or a pipe" if name == "property" else ""
+            raise InputError(f"{name} {value!r} is not a regular file{pipe}; copy it into one")
         with open(value, "rb"):
             return value
     except OSError as error:
@@ -65,9 +72,16 @@ def commands(context: click.Context) -> None:
 @click.option("--threads", type=int, help="CPU threads; default: all that the process may use.")
 @click.option("--memory", type=float, metavar="GB", help="Memory the process may use; default: what is free.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
-@click.option("--witness", metavar="FILE", help="Write the witness of a sat verdict to FILE as well.")
 @click.option(
-    "--json", "json_file", metavar="FILE", help="Write verdict, reason, statistics, strategy, versions."
+    "--witness",
+    metavar="FILE",
+    help="Write the witness of a sat verdict to FILE as well (/dev/stdout: after the answer).",
+)
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    help="Write verdict, reason, statistics, strategy, versions to FILE (/dev/stdout: after the answer).",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Explain the verdict on standard error, log every stage.")
 def verify(
@@ -87,7 +101,7 @@ def verify(
     The first line of standard output is unsat (the property holds), sat (a violating input follows, in the
     competition's format), unknown or timeout. Files may be gzipped (.gz).
     """
-    from provenn.verifier import report, watchdog
+    from provenn.verifier import report, targets, watchdog
 
     # Idle OpenMP threads that spin take the cores of whatever else runs; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -101,6 +115,12 @@ def verify(
         seed=seed,
         verbose=verbose,
     )
+    files = {"--witness": witness, "--json": json_file}
+    if wrong := targets.clash(files, {"NET.onnx": network, "PROPERTY.vnnlib": property_path}):
+        raise click.UsageError(wrong)
+    for name, path in files.items():
+        if path is not None:
+            targets.check_target(path, name)
     line = report.ProgressLine(sys.stderr, started, enabled=not verbose)
     try:
         outcome = watchdog.supervise(

@@ -32,7 +32,7 @@ class LiveView:
         """Start drawing."""
         self._total, self._done = total, total - left
         if self._done:
-            self._console.print(f"{self._done} of {total} instances are in the results already", style="dim")
+            self._console.print(f"{self._done} of {total} instances had a row already", style="dim")
         self._live.start()
 
     def started(self, instance: Instance) -> None:

@@ -19,6 +19,7 @@ from provenn.errors import InputError
 from provenn.specs import Instance, ResultRow, append_result, read_instances, read_results, unfinished
 from provenn.verifier.options import available_threads
 from provenn.verifier.report import ANSWERED, REFUSED, one_line
+from provenn.verifier.targets import check_target, make_folder
 from provenn.verifier.watchdog import raising_on_termination
 
 VERDICTS = ("unsat", "sat", "unknown", "timeout", "error")
@@ -82,7 +83,7 @@ def run(source: str, output: str, plan: Plan, view: View) -> list[ResultRow]:
     instances = read_instances(source)
     for folder in (plan.witnesses, plan.reports):
         if folder is not None:
-            _make_folder(folder)
+            make_folder(folder)
     with _exclusive(output):
         left = unfinished(instances, output)
         view.begin(len(instances), len(left))
@@ -96,18 +97,12 @@ def run(source: str, output: str, plan: Plan, view: View) -> list[ResultRow]:
     return read_results(output)
 
 
-def _make_folder(path: str) -> None:
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path!r}: {error.strerror}") from error
-
-
 @contextlib.contextmanager
 def _exclusive(path: str) -> Iterator[None]:
     """Hold a results file for one bench: two would run, and write, every instance twice."""
     if os.path.exists(path) and not os.path.isfile(path):  # a device may be read for ever
         raise InputError(f"results {path!r} is not a regular file; name another")
+    check_target(path, "results")
     try:
         file = open(path, "a")  # noqa: SIM115 (held by the with below)
     except OSError as error:
@@ -214,7 +209,10 @@ class PlainView:
         self._out, self._err = out, err
 
     def begin(self, total: int, left: int) -> None:
-        """Nothing to say yet."""
+        """Say how much is done already."""
+        if left < total:
+            self._out.write(f"{total - left} of {total} instances had a row already\n")
+            self._out.flush()
 
     def started(self, instance: Instance) -> None:
         """Silent: the row tells."""

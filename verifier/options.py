@@ -70,9 +70,13 @@ class Options:
         if self.device not in DEVICES:
             raise InputError(f"Options got device={self.device!r}, expected one of {', '.join(DEVICES)}")
         if self.threads is not None and self.threads < 1:
-            raise InputError(f"Options got threads={self.threads!r}, expected at least 1, or None for all")
+            raise InputError(
+                f"Options got threads={self.threads!r}, expected at least 1; leave it out for all"
+            )
         if self.memory is not None and not (self.memory > 0 and math.isfinite(self.memory)):
-            raise InputError(f"Options got memory={self.memory!r}, expected a positive number of GB, or None")
+            raise InputError(
+                f"Options got memory={self.memory!r}, expected a positive number of GB; leave it out for what is free"
+            )
         if not 0 <= self.seed <= LARGEST_SEED:
             raise InputError(f"Options got seed={self.seed!r}, expected 0 to {LARGEST_SEED} (2^63 - 1)")
         for name in ("attack_restarts", "attack_steps", "root_steps", "tree_steps"):

@@ -12,15 +12,14 @@ import math
 import os
 import platform
 import shutil
-import tempfile
 import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from provenn.errors import ProvennError
+from provenn.verifier.targets import write_text
 
 if TYPE_CHECKING:
     from provenn.verifier.options import Options
@@ -168,29 +167,6 @@ def versions() -> dict[str, str]:
 def write_json(path: str, report: dict[str, Any]) -> None:
     """Write a report, with versions, as indented JSON."""
     write_text(path, json.dumps(_plain({**report, "versions": versions()}), indent=2) + "\n")
-
-
-def write_text(path: str, text: str) -> None:
-    """Write a whole file or none: into a file beside it, then renamed. Raises OSError.
-
-    Device files and pipes (``/dev/stdout``) are written as they are.
-    """
-    if os.path.exists(path) and not os.path.isfile(path):
-        Path(path).write_text(text)
-        return
-    target = Path(os.path.realpath(path))
-    descriptor, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".part", dir=target.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 def one_line(error: object) -> str:

@@ -79,7 +79,8 @@ def supervise(
 
     ``deadline`` is a ``time.monotonic()`` value. ``memory`` (GB) ends a child whose resident memory is above it.
     What the child sends on its way goes to ``watch``, which is also called (with the last message) at every
-    tick. Standard output of the child is closed, and its standard error too unless ``verbose``. The child is
+    tick. Standard output of the child is closed, and its standard error too unless ``verbose``; its standard
+    input is the caller's (a property may come from there). The child is
     gone when this returns or raises (Terminated).
 
     Without ``os.fork`` the work runs in a thread of this process: then a call that keeps the interpreter
@@ -142,7 +143,7 @@ def die_with_parent() -> None:
 def _silence(verbose: bool) -> None:
     """Keep whatever libraries print away from the answer."""
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1) if verbose else (0, 1, 2):
+    for descriptor in (1,) if verbose else (1, 2):
         os.dup2(null, descriptor)
     os.close(null)
 

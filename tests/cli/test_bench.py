@@ -90,7 +90,15 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert results(rows) == {"unsat": "timeout", "sat": "sat", "unknown": "unknown"}
     again = Recorder()
     assert len(batch.run(str(folder), str(output), batch.Plan(command=COMMAND), again)) == 3
-    assert again.started_ == []
+    assert again.started_ == [] and (again.total, again.left) == (3, 0)
+
+
+def test_a_pipe_is_told_what_was_done_already(capsys: pytest.CaptureFixture[str]) -> None:
+    view = batch.PlainView(sys.stdout, sys.stderr)
+    view.begin(3, 3)
+    assert capsys.readouterr().out == ""
+    view.begin(3, 0)
+    assert capsys.readouterr().out == "3 of 3 instances had a row already\n"
 
 
 def test_time_limits_come_from_the_list_or_the_option(tmp_path: Path) -> None:
@@ -130,6 +138,7 @@ def test_bad_sources_and_results_are_refused(tmp_path: Path) -> None:
         (str(folder), str(tmp_path / "notes.csv")),
         (str(folder), str(tmp_path / "no" / "folder" / "r.csv")),
         (str(folder), "/dev/full"),
+        (str(folder), str(tmp_path)),
         (str(tmp_path / "none"), output),
         (str(tmp_path / "toy" / "onnx"), output),
     ):

