@@ -29,15 +29,17 @@ def read_query(
     input_count: int | None = None,
     output_count: int | None = None,
     element_type: str = "float32",
+    note: str = "",
 ) -> Query:
     """Read the property at `path` (plain or gzip, decided by content).
 
     input_count, output_count: sizes of the network's flattened input and output, checked if given.
     element_type: of the network's input; literals are rounded to it, see `Query`.
+    note: what the user should know about the network's sizes where they do not fit.
     Raises PropertyError with file:line:column and the line; InputError for a file that cannot be read.
     """
     found = resolve(path)
-    return parse_query(read_bytes(found), found, input_count, output_count, element_type)
+    return parse_query(read_bytes(found), found, input_count, output_count, element_type, note)
 
 
 def parse_query(
@@ -46,6 +48,7 @@ def parse_query(
     input_count: int | None = None,
     output_count: int | None = None,
     element_type: str = "float32",
+    note: str = "",
 ) -> Query:
     """Read a property from its (uncompressed) text; see `read_query`."""
     source = Source(Path(path), data)
@@ -64,9 +67,9 @@ def parse_query(
     for kind, expected, count in (("inputs", input_count, counts[0]), ("outputs", output_count, counts[1])):
         if expected is not None and expected != count:
             raise source.error(
-                0,
+                tokens.start[declared[0]],
                 f"the property declares {count} {kind}, the network has {expected}; "
-                "is this property for another network?",
+                f"{note or 'is this property for another network?'}",
             )
     atoms = read_atoms(tokens, triples, operation, counts, source)
     stream = _contract(tokens, triples, declared)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from provenn.bounds.graph import read_onnx
+from provenn.bounds.graph import read_onnx, symbolic_note
 from provenn.bounds.graph.lattice import lattice
 from provenn.bounds.propagate.ladder import RATE, row_cost
 from provenn.errors import InputError
@@ -116,7 +116,8 @@ def _verify(
         )
     node_in, node_out = graph.nodes[graph.inputs[0]], graph.nodes[graph.outputs[0]]
     element = node_in.scalar_type if node_in.scalar_type in ("float32", "float64") else "float32"
-    query = read_query(os.fspath(property_path), node_in.size, node_out.size, element)
+    note = symbolic_note(graph.metadata["symbolic"])
+    query = read_query(os.fspath(property_path), node_in.size, node_out.size, element, note)
     special = specialised(graph, query)
     spelled = Problem(lattice(special.graph), query, device, special.free, special.read)
     problem = recognised(spelled)
@@ -192,8 +193,10 @@ def _decide(run: Run) -> str:
             return "witness"
         if one != "refuted":
             ended = one if ended != "timeout" else ended
-        if run.late():
-            run.open.append("clauses were left unread")
+        further = batch.first + batch.count < run.problem.query.clause_count
+        if run.late() and (further or ended != "refuted"):
+            if further:
+                run.open.append("clauses were left unread")
             return "timeout"
     return ended
 

@@ -231,12 +231,16 @@ class ProgressLine:
 def deliver(
     answer: Answer, write: Callable[[str], object], *, witness: str | None, json_file: str | None
 ) -> list[str]:
-    """Print the verdict first, then write the files; what could not be written comes back as error lines."""
+    """Print the verdict first, then write the files; what could not be written comes back as error lines.
+
+    Raises BrokenPipeError, after the files, where nobody reads the verdict any more.
+    """
     errors = [answer.error] if answer.error else []
+    unread: BrokenPipeError | None = None
     try:
         write(answer.text)
-    except BrokenPipeError:
-        raise
+    except BrokenPipeError as error:
+        unread = error
     except OSError as error:
         errors.append(f"cannot write the verdict to standard output: {error.strerror}")
     files: list[tuple[str | None, Callable[[str], None]]] = [
@@ -249,4 +253,6 @@ def deliver(
                 writer(path)
             except OSError as error:
                 errors.append(f"cannot write {path}: {error.strerror or error}; the verdict stands")
+    if unread is not None and not errors:
+        raise unread
     return errors

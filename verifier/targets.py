@@ -9,7 +9,6 @@ import contextlib
 import os
 import re
 import stat
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,7 +69,8 @@ def make_folder(path: str) -> None:
 def write_text(path: str, text: str) -> None:
     """Write a whole file or none: into a file beside it, then renamed. Raises OSError.
 
-    Devices, pipes and what this process has open as its standard output or error get the text appended.
+    Devices, pipes and what this process has open as its standard output or error get the text appended
+    (to what was flushed before).
     """
     if _is_stream(path):
         _append(path, text.encode())
@@ -97,8 +97,6 @@ def _append(path: str, data: bytes) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOCTTY | os.O_NONBLOCK)
         os.set_blocking(descriptor, True)
     else:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
         descriptor = os.dup(shared)
     try:
         while data:

@@ -1,6 +1,7 @@
 """The graph of tensor values: read it from ONNX, evaluate it, describe it."""
 
 from provenn.bounds.graph._describe import describe as describe
+from provenn.bounds.graph._describe import symbolic_note as symbolic_note
 from provenn.bounds.graph._evaluate import Evaluator as Evaluator
 from provenn.bounds.graph._evaluate import evaluate as evaluate
 from provenn.bounds.graph._evaluate import evaluator as evaluator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,6 +32,15 @@ def treatment(operator: str) -> str:
     return "relaxed" if isinstance(record, Univariate | Multivariate) else "interval only"
 
 
+def symbolic_note(dimensions: Sequence[tuple[str, str]]) -> str:
+    """What became of symbolic dimensions ``(dimension, input)`` other than the batch's, empty if there are none."""
+    if not dimensions:
+        return ""
+    names = ", ".join(f"dimension {dimension} of input {name!r}" for dimension, name in dimensions)
+    verbs = "is symbolic and was" if len(dimensions) == 1 else "are symbolic and were"
+    return f"{names} {verbs} taken as 1: re-export the network with fixed sizes"
+
+
 def describe(graph: Graph) -> str:
     """Describe a graph in a few lines for a user."""
     lines = [f"network     {graph.source}"] if graph.source else []
@@ -43,6 +53,8 @@ def describe(graph: Graph) -> str:
         for index in indices:
             node = graph.nodes[index]
             lines.append(f"{kind:<12}{node.name} {_shape(node)}, {node.size} values")
+    if made.get("symbolic"):
+        lines.append(f"note        {symbolic_note(made['symbolic'])}")
     counts = Counter(node.operator for node in graph.nodes if node.operator != "input")
     lines.append(f"graph       {sum(counts.values())} nodes")
     elements: Counter[str] = Counter()

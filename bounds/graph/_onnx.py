@@ -23,6 +23,7 @@ from provenn.bounds.graph import (
 from provenn.bounds.graph._application import Application
 from provenn.bounds.graph._builder import Builder, Operand, Value, is_finite
 from provenn.bounds.graph._constants import Constant
+from provenn.bounds.graph._describe import symbolic_note
 from provenn.bounds.graph._file import attribute_value, initialisers, read_model
 from provenn.bounds.graph._fold import fold, fold_nodes
 from provenn.bounds.graph._fuse import settle_partial
@@ -95,10 +96,11 @@ class _Reader:
         self.builder = Builder()
         self.tensors: dict[str, Operand] = {}
         self.parameters = 0
+        self.symbolic: list[tuple[str, str]] = []
         order = self._order(graph)
         stored = dict(initialisers(self.model, self.folder))
         for name, array in stored.items():
-            self._check_finite(array, f"initialiser {name!r}")
+            self._check_finite(array, name)
             self.parameters += array.size
             self.tensors[name] = Constant(array)
         inputs = [self._input(info) for info in graph.input if info.name not in stored]
@@ -136,6 +138,7 @@ class _Reader:
             "opset": self.opset,
             "parameters": self.parameters,
             "onnx_nodes": len(graph.node),
+            "symbolic": tuple(self.symbolic),
             "output_names": tuple(info.name for info in graph.output),
         }
 
@@ -184,9 +187,14 @@ class _Reader:
                     stack.append((producer[name], False))
         return order
 
-    def _check_finite(self, array: np.ndarray, where: str) -> None:
-        if not is_finite(array):
-            raise ModelError(f"{where} contains NaN or infinity, mend the network's weights")
+    def _check_finite(self, array: np.ndarray, name: str) -> None:
+        if is_finite(array):
+            return
+        wrong = np.unravel_index(np.argmin(np.isfinite(array)), array.shape)
+        place = f"{array[wrong]} at [{', '.join(map(str, wrong))}]"
+        readers = [node for node in self.model.graph.node if name in node.input]
+        place += f", read by {_title(readers[0])}" if readers else ""
+        raise ModelError(f"initialiser {name!r} contains NaN or infinity ({place}), mend the network's weights")
 
     def _input(self, info: onnx.ValueInfoProto) -> Value:
         kind = info.type.tensor_type
@@ -201,6 +209,9 @@ class _Reader:
         shape = [
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else 1 for dim in kind.shape.dim
         ]
+        for axis, dim in enumerate(kind.shape.dim):
+            if dim.dim_value <= 0 and (axis > 0 or len(shape) == 1):  # a leading one is the batch
+                self.symbolic.append((repr(dim.dim_param) if dim.dim_param else str(axis), info.name))
         self.builder.name, self.builder.origin = info.name, f"input {info.name!r}"
         value = self.builder.emit("input", (), shape, TYPES[kind.elem_type])
         self.tensors[info.name] = value
@@ -230,8 +241,13 @@ class _Reader:
         self.builder.origin = op.origin
         try:
             results = self._import(op, handler)
+        except ModelError as error:
+            if isinstance(error, UnsupportedOperatorError) or not self.symbolic:
+                raise
+            raise ModelError(f"{error}; {symbolic_note(self.symbolic)}") from error
         except _MISFITS as error:
-            raise ModelError(f"{op.origin}: operands or attributes do not fit ({error})") from error
+            note = f"; {symbolic_note(self.symbolic)}" if self.symbolic else ""
+            raise ModelError(f"{op.origin}: operands or attributes do not fit ({error}){note}") from error
         if op.operator == "Constant":
             array = results[0].array  # type: ignore[union-attr]
             self.parameters += array.size if array.size > 16 else 0

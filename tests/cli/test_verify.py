@@ -155,10 +155,11 @@ def test_a_closed_standard_output_is_one_error(shell: Shell) -> None:
 def test_a_closed_pipe_is_silent(shell: Shell) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    process = shell.start("unsat", stdout=writer)
+    process = shell.start("unsat", "--json", "report.json", stdout=writer)
     os.close(writer)
     _, err = process.communicate(timeout=60)
     assert (err, process.returncode) == ("", 1)
+    assert (shell.folder / "report.json").exists(), "files are written all the same"
 
 
 def test_closed_standard_files_do_no_harm(shell: Shell) -> None:

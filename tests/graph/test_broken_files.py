@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from provenn.bounds.graph import read_onnx
+from provenn.bounds.graph import describe, read_onnx, symbolic_note
 from provenn.errors import ModelError, UnsupportedOperatorError
 
 
@@ -103,7 +103,7 @@ def test_damaged_at_random(read):
 def test_weights_must_be_finite(read, bad):
     weight = np.ones((3, 2), np.float32)
     weight[1, 1] = bad
-    refuse(read, network(weight=weight), "'w'", "NaN or infinity")
+    refuse(read, network(weight=weight), "'w'", "NaN or infinity", f"({bad} at [1, 1], read by MatMul (node first))")
     constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(weight))
     refuse(
         read,
@@ -206,6 +206,24 @@ def test_unknown_dimensions_are_one(read, shape):
     if shape[0] in (0, -1):
         made.graph.input[0].type.tensor_type.shape.dim[0].dim_value = shape[0]
     assert read(made).nodes[0].shape == (1, 3)
+
+
+def test_symbolic_dimensions_are_told(read):
+    """A leading one is the batch, of which nobody needs to hear."""
+    relu = [helper.make_node("Relu", ["x"], ["y"])]
+    for shape, names in (
+        (("N", 3), ()),
+        (("N", "M"), ("dimension 'M'",)),
+        (("N", None, "M"), ("dimension 1", "'M'")),
+        (("N",), ("'N'",)),
+        ((1, 3), ()),
+    ):
+        graph = read(network(relu, shape=shape))
+        note = symbolic_note(graph.metadata["symbolic"])
+        assert bool(note) == bool(names) and all(f"{name} of input 'x'" in note for name in names)
+        assert "'N'" in names or "'N'" not in note
+        assert ("taken as 1" in describe(graph)) == bool(names)
+    refuse(read, network(shape=("N", "M")), "MatMul (node first)", "dimension 'M' of input 'x' is symbolic")
 
 
 def test_an_axis_is_never_added(read):

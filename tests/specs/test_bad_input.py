@@ -82,6 +82,11 @@ def test_counts_of_another_network():
     for counts, part in (((3, 2), "declares 2 inputs, the network has 3"), ((2, 5), "2 outputs")):
         with pytest.raises(PropertyError, match=part):
             parse_query(GOOD.encode(), "p", *counts)
+    place = r"^p:3:1: .* network has 3; is .*another network\?\n +\(declare-const X_0 Real"
+    with pytest.raises(PropertyError, match=place):
+        parse_query(b"; a comment\n\n" + GOOD.encode(), "p", 3, 2)
+    with pytest.raises(PropertyError, match=r"network has 1; dimension 'M' is symbolic\n"):
+        parse_query(GOOD.encode(), "p", 1, 2, note="dimension 'M' is symbolic")
     assert parse_query(GOOD.encode(), "p", 2, 2).clause_count == 2
     with pytest.raises(ValueError, match="element_type='int64'"):
         parse_query(GOOD.encode(), "p", element_type="int64")
