@@ -16,7 +16,7 @@ from provenn.bounds.propagate.lines import relax_all
 from provenn.verifier.problem import Problem
 
 # Rows of the pass that is timed, and multiplications and seconds that it may take.
-ROWS, WORK, SECONDS = 64, 1e8, 0.05
+ROWS, WORK, SECONDS = 64, 1e8, 0.02
 # Share of the time on one thread that several must save.
 GAIN = 0.1
 
