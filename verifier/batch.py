@@ -81,6 +81,9 @@ def run(source: str, output: str, plan: Plan, view: View) -> list[ResultRow]:
     InputError for a source without instances and for a results file that is not one or is in use.
     """
     instances = read_instances(source)
+    lists = [path for path in (source, os.path.join(source, "instances.csv")) if os.path.isfile(path)]
+    if os.path.isfile(output) and any(os.path.samefile(output, path) for path in lists):
+        raise InputError(f"results {output!r} is the list of instances; name another")
     for folder in (plan.witnesses, plan.reports):
         if folder is not None:
             make_folder(folder)

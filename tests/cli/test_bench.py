@@ -147,6 +147,18 @@ def test_bad_sources_and_results_are_refused(tmp_path: Path) -> None:
     assert (tmp_path / "notes.csv").read_text() == "these,are\nno,results\n"
 
 
+def test_the_list_is_not_written_over(tmp_path: Path) -> None:
+    """One line without an end would pass for an unfinished row of results."""
+    folder = family(tmp_path / "toy", "unsat")
+    path = folder / "instances.csv"
+    path.write_text(path.read_text().rstrip())
+    before = path.read_text()
+    for source in (folder, path):
+        with pytest.raises(InputError, match="is the list of instances"):
+            batch.run(str(source), str(path), batch.Plan(command=COMMAND), Recorder())
+    assert path.read_text() == before
+
+
 def test_one_bench_per_results_file(tmp_path: Path) -> None:
     fcntl = pytest.importorskip("fcntl")
     folder, output = family(tmp_path / "toy", "unsat"), tmp_path / "r.csv"
