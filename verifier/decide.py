@@ -115,7 +115,12 @@ def _verify(
             "VNN-LIB 1.0 speaks of exactly one of each: verify a part of the network with one input and one output"
         )
     node_in, node_out = graph.nodes[graph.inputs[0]], graph.nodes[graph.outputs[0]]
-    element = node_in.scalar_type if node_in.scalar_type in ("float32", "float64") else "float32"
+    element = node_in.scalar_type
+    if element not in ("float32", "float64"):
+        raise InputError(
+            f"{network_path}: the input is of type {element}, a property speaks of real numbers; "
+            "re-export with an input of floats and a Cast behind it"
+        )
     note = symbolic_note(graph.metadata["symbolic"])
     query = read_query(os.fspath(property_path), node_in.size, node_out.size, element, note)
     special = specialised(graph, query)

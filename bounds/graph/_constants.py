@@ -9,6 +9,8 @@ import numpy as np
 
 _UP = 1.0 + 2.0**-40
 """Pays for the roundings made in computing a radius itself."""
+_EXACT = 2**53
+"""Largest size up to which float64 holds every integer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,13 +18,21 @@ class Constant:
     """A constant tensor.
 
     ``array`` has the element type and the value that a runtime would compute; shape arithmetic and casts
-    to integers use it. ``real`` (float64, only after arithmetic on floats) is the value as a real
-    number, up to ``radius`` (absolute, same shape); None means that ``array`` is exact.
+    to integers use it. ``real`` (float64, only after arithmetic on floats, or for integers that float64 cannot hold) is
+    the value as a real number, up to ``radius`` (absolute, same shape); None means that ``array`` is exact.
     """
 
     array: np.ndarray
     real: np.ndarray | None = None
     radius: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.real is not None or self.array.dtype.kind not in "iu" or self.array.dtype.itemsize < 8:
+            return
+        if self.array.size and max(int(self.array.max()), -int(self.array.min())) > _EXACT:
+            real = self.array.astype(np.float64)
+            object.__setattr__(self, "real", real)
+            object.__setattr__(self, "radius", np.abs(real) * 2.0**-53)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,7 +96,12 @@ def add(x: Constant, y: Constant) -> Constant:
 
 
 def negate(x: Constant) -> Constant:
-    return Constant(-x.array, None if x.real is None else -x.real, x.radius)
+    """Minus the real number, in a type that holds it: an unsigned one has no negative numbers."""
+    array = x.array
+    if array.dtype.kind in "iub":
+        large = array.size and int(array.max()) > np.iinfo(np.int64).max
+        array = x.value if large or (array == np.iinfo(np.int64).min).any() else array.astype(np.int64)
+    return Constant(-array, None if x.real is None else -x.real, x.radius)
 
 
 def subtract(x: Constant, y: Constant) -> Constant:

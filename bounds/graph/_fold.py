@@ -16,8 +16,8 @@ def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Integer division truncates towards zero."""
     if x.dtype.kind not in "iu":
         return x / y
-    quotient = np.abs(x) // np.abs(y)
-    return (quotient * np.sign(x) * np.sign(y)).astype(x.dtype)
+    quotient = x // y  # rounds down
+    return quotient + ((quotient * y != x) & ((x < 0) != (y < 0))).astype(x.dtype)
 
 
 _BINARY: dict[str, Callable[..., np.ndarray]] = {
@@ -99,7 +99,7 @@ def _cumsum(op: Application, x: Constant) -> Constant:
         op.unsupported("a cumulative sum of floats", "re-export without CumSum")
     axis = op.axis(op.integers(1, "axis")[0], x.array.ndim)
     array = np.flip(x.array, axis) if op.attribute("reverse", 0) else x.array
-    total = np.cumsum(array, axis)
+    total = np.cumsum(array, axis, dtype=array.dtype)
     if op.attribute("exclusive", 0):
         total = total - array
     return Constant(np.flip(total, axis) if op.attribute("reverse", 0) else total)

@@ -7,6 +7,7 @@ import numpy as np
 from provenn.bounds.graph._application import Application
 from provenn.bounds.graph._builder import Operand, Value
 from provenn.bounds.graph._constants import Constant
+from provenn.bounds.graph._import_elementwise import TYPES
 
 
 def import_constant(op: Application) -> list[Operand]:
@@ -46,8 +47,13 @@ def import_range(op: Application) -> list[Operand]:
 
 
 def import_eye_like(op: Application) -> list[Operand]:
-    rows, columns = op.operand(0).shape
-    return [Constant(np.eye(rows, columns, int(op.attribute("k", 0)), dtype=np.float32))]
+    like = op.operand(0)
+    rows, columns = like.shape
+    number = op.attribute("dtype")
+    element = like.scalar_type if number is None else TYPES.get(int(number))
+    if element is None:
+        op.unsupported(f"element type {number}", "re-export with float, int64 or bool")
+    return [Constant(np.eye(rows, columns, int(op.attribute("k", 0)), dtype=element))]
 
 
 HANDLERS = {

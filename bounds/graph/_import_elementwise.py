@@ -107,6 +107,8 @@ def import_pow(op: Application) -> list[Operand]:
     x, y, b = op.operand(0), op.operand(1), op.builder
     if isinstance(y, Value):
         base = op.constant(0, "base where the exponent is variable")
+        if is_integer(base):
+            op.unsupported("an integer base and a variable exponent", "re-export with a base of floats")
         if base.array.size != 1 or float(base.array.reshape(())) <= 0:
             op.unsupported("base and exponent vary", "re-export with a constant exponent")
         logarithm = np.log(np.float64(op.scalar(base, "base")))
@@ -118,6 +120,8 @@ def import_pow(op: Application) -> list[Operand]:
     if y.array.size == 0 or (y.array != y.array.flat[0]).any() or y.radius is not None:
         op.unsupported("its exponents differ", "split the tensor by exponent")
     exponent = float(y.array.flat[0])
+    if is_integer(x) and not (exponent >= 0 and exponent.is_integer()):
+        op.unsupported(f"an integer to the power {exponent:g}", "re-export with a base of floats")
     if exponent == 1.0:
         return [x]
     simple = {0.5: "sqrt", -1.0: "reciprocal"}.get(exponent)
@@ -162,7 +166,10 @@ def import_elu(op: Application) -> list[Operand]:
 
 
 def import_celu(op: Application) -> list[Operand]:
-    return [op.builder.unary("celu", op.variable(), alpha=_number(op.attribute("alpha", 1.0)))]
+    alpha = _number(op.attribute("alpha", 1.0))
+    if not alpha > 0:
+        op.unsupported(f"alpha {float(alpha):g}", "re-export with a positive alpha")
+    return [op.builder.unary("celu", op.variable(), alpha=alpha)]
 
 
 def import_selu(op: Application) -> list[Operand]:
@@ -211,8 +218,8 @@ def _bounded(op: Application, x: Value, lower: Operand | None, upper: Operand | 
         if array.size and (array == array.flat[0]).all() and limit.radius is None:
             x = b.broadcast(x, np.broadcast_shapes(x.shape, limit.shape))
             edge = float(array.flat[0])
-            if -sign * edge >= float(np.finfo(np.float32).max):
-                continue  # older opsets write "no limit" as the largest float32
+            if -sign * edge == np.inf:
+                continue  # no limit; the largest float32, which older opsets write instead, is one to a real number
             if edge == 0.0 and sign > 0:
                 x = b.unary("relu", x)
             else:
@@ -318,10 +325,12 @@ def import_where(op: Application) -> list[Operand]:
 def import_cast(op: Application) -> list[Operand]:
     """Between floats nothing happens to the real value; to integers the fraction is dropped, and what the type cannot
     hold."""
-    number = int(op.required("to"))
-    to = TYPES.get(number)
+    if op.operator == "CastLike":
+        to: str | None = op.operand(1).scalar_type
+    else:
+        to = TYPES.get(int(op.required("to")))
     if to is None:
-        op.unsupported(f"a cast to element type {number}", "re-export with float, int64 or bool")
+        op.unsupported(f"a cast to element type {op.required('to')}", "re-export with float, int64 or bool")
     x = op.operand(0)
     if isinstance(x, Constant):
         with np.errstate(all="ignore"):

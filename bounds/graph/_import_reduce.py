@@ -15,6 +15,9 @@ from provenn.bounds.graph._fold import reduced_axes
 
 # ---------------------------------------------------------------------------------------- reductions
 
+# Reductions of integers that a runtime computes in another type and cuts off.
+_FRACTIONS = frozenset({"ReduceMean", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"})
+
 
 def _windows(x: Value, axes: Sequence[int], keepdims: bool) -> np.ndarray:
     """Flat positions [*reduced shape, n] of the elements that each result reads."""
@@ -28,6 +31,8 @@ def import_reduction(op: Application) -> list[Operand]:
     x, b = op.variable(), op.builder
     axes, keep = reduced_axes(op, len(x.shape)), bool(op.attribute("keepdims", 1))
     name = op.operator
+    if name in _FRACTIONS and np.dtype(x.scalar_type).kind in "iub":
+        op.unsupported("of integers", "re-export with floats")
     if not axes:
         return [x]
     if name == "ReduceMean":

@@ -112,6 +112,8 @@ def import_resize(op: Application) -> list[Operand]:
     mode = {"bilinear": "linear", "trilinear": "linear"}.get(
         op.attribute("mode", "nearest"), op.attribute("mode", "nearest")
     )
+    if mode != "nearest" and np.dtype(x.scalar_type).kind in "iu":
+        op.unsupported("interpolation of integers", "re-export with floats")
     extents, scales = _targets(op, x.shape)
     if op.attribute("antialias", 0) and min(scales) < 1 and mode != "nearest":
         op.unsupported("antialias", "re-export without antialiasing")

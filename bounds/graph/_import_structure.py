@@ -219,13 +219,13 @@ def import_pad(op: Application) -> list[Operand]:
     absent = indices < 0
     if isinstance(x, Constant):
         filler = np.asarray(number).astype(x.array.dtype)
-        return [
-            x.mapped(
-                lambda a: np.where(absent, filler if a is x.array else number, a.reshape(-1)[indices]).astype(
-                    a.dtype
-                )
-            )
-        ]
+
+        def filled(part: np.ndarray, value: float | np.ndarray) -> np.ndarray:
+            return np.where(absent, value, part.reshape(-1)[indices]).astype(part.dtype)
+
+        real = None if x.real is None else filled(x.real, number)
+        radius = None if x.radius is None else filled(x.radius, 0.0)
+        return [Constant(filled(x.array, filler), real, radius)]
     moved = op.builder.index(x, indices)
     if number == 0.0 or not absent.any():
         return [moved]

@@ -49,12 +49,17 @@ def _parallel(weight: np.ndarray, bias: np.ndarray) -> _Groups:
         if size[j] == 0.0:
             continue
         # Adding 0.0 turns -0.0 into 0.0, so that equal columns have equal bytes.
-        key = (column / scale[j] + 0.0).tobytes()
+        with np.errstate(all="ignore"):
+            scaled = column / scale[j] + 0.0
+            exact = np.isfinite(scaled).all() and (scaled * scale[j] == column).all()
+            key = scaled.tobytes()
+            ratio = scale[j] / scale[representative[seen[key]]] if key in seen else 1.0
+        if not exact or not np.isfinite(ratio) or ratio == 0:
+            key, ratio = b"%d" % j, 1.0  # where something over- or underflows a column is its own
         if key not in seen:
             seen[key] = len(representative)
             representative.append(j)
-        group[j] = seen[key]
-        factor[j] = scale[j] / scale[representative[group[j]]]
+        group[j], factor[j] = seen[key], ratio
     return _Groups(np.asarray(representative, np.int64), group, factor)
 
 

@@ -46,7 +46,7 @@ _ALWAYS_CONSTANT = frozenset(_import_constant.HANDLERS)
 # Operators whose results may not fit into the type of their operands.
 _ARITHMETIC = frozenset({
     "Add", "Sum", "Sub", "Mul", "Div", "Neg", "Abs", "Pow", "MatMul", "Gemm", "ReduceSum", "ReduceProd", "ReduceL1",
-    "ReduceSumSquare", "CumSum",
+    "ReduceSumSquare", "CumSum", "PRelu",
 })  # fmt: skip
 _OLDEST_OPSET, _NEWEST_OPSET = 7, 21
 """What the importers were written for and tested with; a newer set may give an operator another meaning."""

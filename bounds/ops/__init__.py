@@ -38,7 +38,8 @@ def _tensor(value: Any, dtype: torch.dtype, device: torch.device) -> torch.Tenso
     """Copy one constant: floats to ``dtype``, integers and booleans to int64. The layout is kept."""
     array = np.asarray(value)
     target = _NUMPY[dtype] if array.dtype.kind == "f" else np.int64
-    return torch.from_numpy(np.array(array, dtype=target, order="K")).to(device)
+    with np.errstate(over="ignore"):  # float32 only searches: infinity is as good as any number there
+        return torch.from_numpy(np.array(array, dtype=target, order="K")).to(device)
 
 
 def prepare(
