@@ -305,6 +305,34 @@ MUTATIONS = (
         "    held = lower <= upper",
         ("tests/graph/test_operators.py",),
     ),
+    Mutation(
+        "padding fills a constant's radius",
+        "bounds/graph/_import_structure.py",
+        "filled(x.radius, 0.0)",
+        "filled(x.radius, number)",
+        ("tests/verifier/test_import_truth.py",),
+    ),
+    Mutation(
+        "constants are negated in their own type",
+        "bounds/graph/_constants.py",
+        "array = x.value if large or (array == np.iinfo(np.int64).min).any() else array.astype(np.int64)",
+        "array = x.array",
+        ("tests/verifier/test_import_truth.py",),
+    ),
+    Mutation(
+        "arithmetic of integers has no end",
+        "bounds/graph/_onnx.py",
+        'np.dtype(name).kind not in "iu" or name == "int64"',
+        'name == name',
+        ("tests/graph/test_operators.py",),
+    ),
+    Mutation(
+        "columns that overflow are equal",
+        "bounds/graph/_merge.py",
+        "exact = np.isfinite(scaled).all() and (scaled * scale[j] == column).all()",
+        "exact = True",
+        ("tests/verifier/test_import_truth.py",),
+    ),
 )
 
 
