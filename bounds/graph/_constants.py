@@ -121,6 +121,9 @@ def multiply(x: Constant, y: Constant) -> Constant:
         )
         own = np.where((a == 0) | (b == 0), 0.0, own)
         radius = (own + np.abs(a) * rb + np.abs(b) * ra + np.asarray(ra) * rb) * _UP
+        # The terms of an operand's radius may underflow; nothing times 0 is more than 0.
+        inexact = ((np.asarray(ra) > 0) & ((b != 0) | (np.asarray(rb) > 0))) | ((np.asarray(rb) > 0) & (a != 0))
+        radius = np.where(inexact, radius + 1e-320, radius)
         return _result(x.array * y.array, product, radius)
 
 
@@ -136,7 +139,7 @@ def divide(x: Constant, y: Constant) -> Constant:
         size = np.abs(quotient)
         safe = (size > 1e-200) & (size < 1e200) & (np.abs(b) > 1e-100) & (np.abs(b) < 1e100) & (smallest > 0)
         plain = size * 2.0**-52 + (ra + size * rb) / smallest + 1e-300
-        radius = np.where(safe | (a == 0), radius, np.where(smallest > 0, plain, np.inf))
+        radius = np.where(smallest > 0, np.where(safe | (a == 0), radius, plain), np.inf)
         return _result(x.array / y.array, quotient, radius)
 
 
@@ -145,7 +148,7 @@ def square_root(x: Constant) -> Constant:
     a, ra = _parts(x)
     with np.errstate(all="ignore"):
         root = np.sqrt(a)
-        exact = (root * root == a) & (_product_error(root, root, root * root) == 0)
+        exact = (root * root == a) & (_product_error(root, root, root * root) == 0) & ((a == 0) | (a > 1e-250))
         lowest = np.sqrt(np.maximum(a - ra, 0.0))
         spread = np.where(np.asarray(ra) > 0, ra / np.maximum(lowest, np.finfo(np.float64).tiny), 0.0)
         radius = (np.where(exact, 0.0, root * 2.0**-53) + spread) * _UP

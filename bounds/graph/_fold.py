@@ -44,11 +44,13 @@ def _mod(op: Application, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _where(op: Application, condition: Constant, x: Constant, y: Constant) -> Constant:
     mask = condition.array.astype(bool)
+    shape = np.broadcast_shapes(mask.shape, x.shape, y.shape)
 
     def part(a: np.ndarray | None, b: np.ndarray | None) -> np.ndarray | None:
         if a is None and b is None:
             return None
-        return np.where(mask, 0.0 if a is None else a, 0.0 if b is None else b)
+        chosen = np.where(mask, 0.0 if a is None else a, 0.0 if b is None else b)
+        return np.broadcast_to(chosen, shape).copy()
 
     real = None if x.real is None and y.real is None else np.where(mask, x.value, y.value)
     return Constant(np.where(mask, x.array, y.array), real, part(x.radius, y.radius))
@@ -76,6 +78,8 @@ def fold(op: Application) -> list[Operand] | None:
         # A runtime rounds its own float32 value, not the real one: shape arithmetic must agree with it.
         return [Constant(arrays[0] if integral else _ROUNDING[name](arrays[0]))]
     if name == "Mod":
+        if any(operand.radius is not None for operand in inputs):
+            op.unsupported("a remainder of numbers that are known up to a rounding", "store it as a number")
         return [Constant(_mod(op, *arrays))]
     if name == "Where":
         return [_where(op, inputs[0], inputs[1], inputs[2])]
@@ -140,5 +144,6 @@ def _constant(
     lower, upper = (side[0].numpy() for side in boxes[result.index])
     real = values[result.index][0].numpy()
     radius = np.maximum(upper - real, real - lower) * (1.0 + 2.0**-40)
-    array = real.astype(result.scalar_type)
+    with np.errstate(invalid="ignore"):  # the importer looks whether integers fit
+        array = real.astype(result.scalar_type)
     return Constant(array, real.copy(), radius if radius.any() else None)

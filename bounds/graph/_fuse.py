@@ -116,6 +116,16 @@ def _quantum(values: np.ndarray) -> float:
     return float(2.0 ** float((exponent - 53 + lowest).min()))
 
 
+# Products above this have all their digits.
+_TINY = 1e-280
+
+
+def _least(x: np.ndarray) -> float:
+    """The least size of a number that is not 0; infinity where there is none."""
+    sizes = np.abs(x[x != 0])
+    return float(sizes.min()) if sizes.size else np.inf
+
+
 class Matrices:
     """Factors in float64, compressed where almost everything is zero; remembered per array."""
 
@@ -140,10 +150,14 @@ class Matrices:
         value, size = first @ second, abs(first) @ abs(second)
         left, right = (x if isinstance(x, np.ndarray) else x.data for x in (first, second))
         # All terms are multiples of the product of the quanta: sums below 2^53 of them lose nothing.
-        if size.max() < 2.0**52 * _quantum(left) * _quantum(right):
+        quantum = _quantum(left) * _quantum(right)
+        if quantum > _TINY and size.max() < 2.0**52 * quantum:
             return value, None
         terms = int((second != 0).sum(0).max())
-        return value, size * ((terms + 2) * 2.0**-53)
+        radius = size * ((terms + 2) * 2.0**-53)
+        if _least(left) * _least(right) < _TINY:  # products may underflow
+            radius = (radius if isinstance(radius, np.ndarray) else radius.toarray()) + (terms + 2) * 1e-320
+        return value, radius
 
     def keep(self, form: Any) -> np.ndarray:
         """The dense array of a product, in float32 where that is exact."""

@@ -42,6 +42,8 @@ def import_range(op: Application) -> list[Operand]:
     )
     if step == 0:
         op.fail("its step is 0")
+    if start.dtype.kind == "f" and not all(x == np.floor(x) and abs(x) < 2**24 for x in (start, limit, step)):
+        op.unsupported("a range of floats that are not small integers", "store it as a constant")
     count = max(int(np.ceil((np.float64(limit) - np.float64(start)) / np.float64(step))), 0)
     return [Constant((start + np.arange(count) * step).astype(start.dtype))]
 

@@ -109,7 +109,7 @@ def import_pow(op: Application) -> list[Operand]:
         base = op.constant(0, "base where the exponent is variable")
         if is_integer(base):
             op.unsupported("an integer base and a variable exponent", "re-export with a base of floats")
-        if base.array.size != 1 or float(base.array.reshape(())) <= 0:
+        if base.array.size != 1 or float(base.value.reshape(())) <= 0:
             op.unsupported("base and exponent vary", "re-export with a constant exponent")
         logarithm = np.log(np.float64(op.scalar(base, "base")))
         scale = Constant(
@@ -117,9 +117,10 @@ def import_pow(op: Application) -> list[Operand]:
         )
         return [b.unary("exp", b.affine(y, scale=scale))]
     x = b.broadcast(b.value(x), np.broadcast_shapes(x.shape, y.shape))
-    if y.array.size == 0 or (y.array != y.array.flat[0]).any() or y.radius is not None:
+    exponents = y.value
+    if exponents.size == 0 or (exponents != exponents.flat[0]).any() or y.radius is not None:
         op.unsupported("its exponents differ", "split the tensor by exponent")
-    exponent = float(y.array.flat[0])
+    exponent = float(exponents.flat[0])
     if is_integer(x) and not (exponent >= 0 and exponent.is_integer()):
         op.unsupported(f"an integer to the power {exponent:g}", "re-export with a base of floats")
     if exponent == 1.0:
@@ -158,6 +159,8 @@ def import_prelu(op: Application) -> list[Operand]:
     x, slope = op.variable(), op.constant(1, "slope")
     if np.broadcast_shapes(x.shape, slope.shape) != x.shape:
         op.fail(f"its slope of shape {list(slope.shape)} does not fit {list(x.shape)}")
+    if slope.radius is not None:
+        op.unsupported("its slope is computed inexactly", "store the slope as a number")
     return [op.builder.unary("prelu", x, slope=slope.value)]
 
 

@@ -176,7 +176,7 @@ def _initial(op: Application, position: int, direction: int, batch_first: bool) 
     if not op.has(position) or (position == 6 and op.operator != "LSTM"):
         return None
     state = op.operand(position)
-    if isinstance(state, Constant) and not state.array.any():
+    if isinstance(state, Constant) and state.radius is None and not state.value.any():
         return None
     value = op.builder.value(state)
     table = positions(value.shape)

@@ -81,6 +81,8 @@ def import_one_hot(op: Application) -> list[Operand]:
     values = op.constant(2, "values")
     if values.array.size != 2:
         op.fail(f"has {values.array.size} values, expected 2 (off, on)")
+    if values.radius is not None:
+        op.unsupported("its values are computed inexactly", "store them as numbers")
     off, on = (float(v) for v in values.value.reshape(-1))
     axis = op.axis(int(op.attribute("axis", -1)), len(x.shape) + 1)
     shape = (*x.shape[:axis], depth, *x.shape[axis:])

@@ -292,8 +292,20 @@ class _Reader:
         first = len(self.builder.nodes)
         results = handler(op)
         if fixed and any(isinstance(result, Value) for result in results):
-            return fold_nodes(self.builder, first, results)
+            return [self._whole(op, folded) for folded in fold_nodes(self.builder, first, results)]
         return [self._in_its_type(op, result) for result in results]
+
+    @staticmethod
+    def _whole(op: Application, folded: Operand) -> Operand:
+        """What the nodes of constants gave: as an integer it must be exact and fit its type."""
+        if isinstance(folded, Value) or np.dtype(folded.scalar_type).kind not in "iu":
+            return folded
+        ends = np.iinfo(folded.scalar_type)
+        value = folded.value
+        inside = (value >= float(ends.min)) & (value <= float(ends.max)) & (np.abs(value) < 2.0**53)
+        if folded.radius is not None or not (inside & (value == np.floor(value))).all():
+            op.unsupported("of constant integers beyond what is exact", "store its result as a constant")
+        return folded
 
     def _in_its_type(self, op: Application, result: Operand) -> Operand:
         """Integers beyond their type lose their higher bits; those of 64 bits with a sign are taken to fit."""

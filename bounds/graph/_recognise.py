@@ -130,7 +130,8 @@ def _is_clip_of_shifted(reader: _Reader, core: int, source: int) -> bool:
     found = reader.affine(node.inputs[0])
     if found is None or found[1] is None or found[2] is None:
         return False
-    return found[0] == source and found[1].value == 1.0 and found[2].value == 3.0 and found[2].radius is None
+    exact = found[1].radius is None and found[2].radius is None
+    return exact and found[0] == source and found[1].value == 1.0 and found[2].value == 3.0
 
 
 def _softplus(reader: _Reader, node: Node) -> Match | None:

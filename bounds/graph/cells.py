@@ -29,6 +29,8 @@ COMBINATIONS, ELEMENTS = 1 << 15, 1 << 26
 _CHUNK = 64
 # Pays for the roundings of an affine function of one element and of its inverse, relative to its terms.
 _SLACK = 2.0**-44
+# Factors and shifts of such functions lie between its inverse and this.
+_RANGE = 1e100
 # Integers below are exact in float64, and so are their sums and products below.
 _EXACT = 2.0**50
 
@@ -70,20 +72,27 @@ class _Form:
     terms: np.ndarray
     exact: np.ndarray
 
-    def moved(self, scale: np.ndarray, shift: np.ndarray) -> _Form:
-        """``scale`` times the elements plus ``shift``."""
-        before = self.shift * scale
+    def moved(self, scale: np.ndarray, shift: np.ndarray) -> _Form | None:
+        """``scale`` times the elements plus ``shift``; None where numbers become so small or large that they round
+        otherwise than others."""
+        with np.errstate(all="ignore"):
+            before = self.shift * scale
+            for old, new in ((self.shift, before), (self.scale, self.scale * scale)):
+                if not (((old == 0) | (scale == 0)) | ((np.abs(new) > 1 / _RANGE) & (np.abs(new) < _RANGE))).all():
+                    return None
         exact = self.exact & _power_of_two(scale) & (sum_error(before, shift, before + shift) == 0)
         terms = self.terms * np.abs(scale) + np.abs(shift)
         return _Form(self.position, self.scale * scale, before + shift, terms, exact)
 
     def ends(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The elements' bounds over a box of the input, rounded outward."""
-        a, b = (self.scale * end[self.position] for end in (lower, upper))
+        given = [end[self.position] for end in (lower, upper)]
+        a, b = (self.scale * end for end in given)
         slack = _SLACK * (np.maximum(np.abs(a), np.abs(b)) + self.terms) + 1e-300
         exact = self.exact & _power_of_two(self.scale)
-        for end in (a, b):
+        for x, end in zip(given, (a, b), strict=True):
             exact &= sum_error(end, self.shift, end + self.shift) == 0
+            exact &= (x == 0) | (self.scale == 0) | (np.abs(end) > 1 / _RANGE)
         slack = np.where(exact, 0.0, slack)
         return np.minimum(a, b) + self.shift - slack, np.maximum(a, b) + self.shift + slack
 
@@ -141,7 +150,9 @@ def _forms(graph: Graph) -> dict[int, _Form]:
         elif node.operator == "affine" and graph.nodes[node.inputs[0]].shape == node.shape:
             if any(np.any(node.attributes.get(f"{name}_radius", 0.0)) for name in ("scale", "shift")):
                 continue
-            forms[index] = given[0].moved(_flat(node, "scale", 1.0), _flat(node, "shift", 0.0))
+            moved = given[0].moved(_flat(node, "scale", 1.0), _flat(node, "shift", 0.0))
+            if moved is not None:
+                forms[index] = moved
     return forms
 
 

@@ -22,6 +22,9 @@ from provenn.bounds.propagate.lines import Lines
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.reduction import Reduction
 
+# Above the sum of as many roundings of numbers near 0 as a value has elements, for each of a pass's products.
+_LEAST = 1e-290
+
 
 def gamma(count: float, dtype: torch.dtype) -> float:
     """The constant ``n u / (1 - n u)`` of n roundings."""
@@ -43,12 +46,16 @@ class Magnitudes:
         self.reach: dict[int, Tensor] = {}
         self.radii: dict[int, Tensor] = {}
         self._weight: dict[int, Tensor] = {}
+        self.underflow: Tensor | float = _LEAST
+        """What products of coefficients that become too small for float64 may move a bound by."""
         for index, node in enumerate(plan.graph.nodes):
             if index not in intervals:
                 break  # the rest was not wanted
             lower, upper = intervals[index]
             box = torch.maximum(lower.abs(), upper.abs()).amax(0)
             self.value[index] = self.reach[index] = box
+            # Where a value is not bounded a coefficient of 0 leaves no number, which proves nothing.
+            self.underflow = self.underflow + _LEAST * torch.nan_to_num(box, nan=0.0, posinf=0.0).sum()
             if plan.linear[index] and index not in plan.graph.inputs:
                 size = self._size(index, node)
                 self.reach[index] = torch.maximum(size, box)
@@ -172,6 +179,6 @@ class RoundingError:
         return bound if self.total is None else self._less(bound, self.total)
 
     def _less(self, bound: Tensor, total: Tensor) -> Tensor:
-        error = total * (1 + 1e-6) + bound.abs() * (8 * self.unit) + 1e-290
+        error = total * (1 + 1e-6) + bound.abs() * (8 * self.unit) + self.magnitudes.underflow
         result = bound - error
         return torch.where(torch.isfinite(result), result, torch.full_like(result, -torch.inf))

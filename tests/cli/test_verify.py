@@ -215,6 +215,7 @@ def test_an_interrupt_while_the_command_is_loaded(tmp_path: Path, module: str) -
         f"        if name == {module!r}:\n"
         "            sys.meta_path.remove(self)\n"
         "            signal.raise_signal(signal.SIGINT)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         "sys.meta_path.insert(0, Interrupt())\n"
         "from provenn.__main__ import main\n"
         "sys.argv[1:] = ['--help']\n"

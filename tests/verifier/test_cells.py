@@ -201,3 +201,24 @@ def test_a_type_that_cannot_hold_the_box_proves_nothing(chain: tuple[int, ...], 
         text = property_text(1, 1, box([("0.0", last)]), "(assert (<= Y_0 -1.0))")
         (tmp_path / "p.vnnlib").write_bytes(text)
         assert (verify(path, tmp_path / "p.vnnlib", Options(timeout=20)).verdict == "unsat") == proven
+
+
+@pytest.mark.parametrize("power", [600, 520])
+def test_factors_whose_product_is_no_number(power: int, tmp_path: Path) -> None:
+    """``floor(x t t / t)`` of x in [1, 1.5] / t is 1, but t t is 0 in float64 (or has lost digits)."""
+    tiny, huge = np.float64(2.0**-power), np.float64(2.0**power)
+    nodes = [
+        helper.make_node("Mul", ["X", "t"], ["a"]),
+        helper.make_node("Mul", ["a", "t"], ["b"]),
+        helper.make_node("Mul", ["b", "u"], ["c"]),
+        helper.make_node("Floor", ["c"], ["d"]),
+        helper.make_node("Abs", ["a"], ["e"]),
+        helper.make_node("Abs", ["b"], ["f"]),
+        helper.make_node("Add", ["e", "f"], ["g"]),
+        helper.make_node("Mul", ["g", "t"], ["h"]),
+        helper.make_node("Add", ["d", "h"], ["Y"]),
+    ]
+    path = save(tmp_path / "net.onnx", nodes, 1, 1, "float64", t=[[tiny]], u=[[huge]])
+    ends = [(format(2.0**power, ".1f"), format(1.5 * 2.0**power, ".1f"))]
+    (tmp_path / "net.vnnlib").write_bytes(property_text(1, 1, box(ends), "(assert (>= Y_0 0.5))"))
+    assert verify(path, tmp_path / "net.vnnlib", Options(timeout=5, device="cpu")).verdict != "unsat"

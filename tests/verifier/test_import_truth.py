@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from provenn.errors import InputError, UnsupportedOperatorError
+from provenn.errors import InputError, ModelError, UnsupportedOperatorError
 from provenn.verifier import Options, verify
 
 from .networks import box, property_text
@@ -165,3 +165,83 @@ def test_a_network_of_integer_inputs_is_refused(tmp_path) -> None:
         decided(
             tmp_path, [n("Cast", "X", "Y", to=FLOAT)], {}, [("0.4", "0.6")], "(<= Y_0 0.3)", element=INT64
         )
+
+
+def lost(shape: tuple[int, ...]) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
+    """The constant ``d``: 5 in real numbers, 0 with a radius in float64."""
+    nodes = [n("Add", "five big", "s"), n("Sub", "s big", "d")]
+    return nodes, {"five": np.full(shape, 5.0), "big": a(1e20, np.float64)}
+
+
+def test_where_keeps_radii_in_their_places(tmp_path) -> None:
+    nodes, constants = lost((1, 1))
+    nodes += [n("Where", "m x d", "w"), n("Reshape", "w sh", "v"), n("Mul", "X v", "Y")]
+    constants |= {
+        "m": np.array([[True], [False]]),
+        "x": a([[1, 2], [3, 4]], np.float64),
+        "sh": a([1, 4], np.int64),
+    }
+    bounds = [("0.5", "1")] * 4
+    assert decided(tmp_path, nodes, constants, bounds, "(>= Y_2 4.0)", 4, DOUBLE) != "unsat"
+
+
+def test_a_quotient_of_what_may_be_zero(tmp_path) -> None:
+    nodes, constants = lost((1, 1))
+    nodes += [n("Add", "d one", "e"), n("Div", "d e", "q"), n("Mul", "X q", "Y")]
+    constants |= {"one": a([[1]], np.float64)}
+    try:
+        assert decided(tmp_path, nodes, constants, UNIT, "(>= Y_0 0.8)", element=DOUBLE) != "unsat"
+    except ModelError as error:
+        assert "infinity" in str(error)
+
+
+@pytest.mark.parametrize(
+    "chain",
+    [
+        [n("MatMul", "X a", "p"), n("MatMul", "p a", "q"), n("MatMul", "q c", "Y")],
+        [n("MatMul", "X a", "p"), n("MatMul", "p a", "q"), n("Relu", "q", "r"), n("MatMul", "r c", "Y")],
+        [n("Mul", "X a", "p"), n("Mul", "p a", "q"), n("Mul", "q c", "Y")],
+    ],
+    ids=["matrices", "relu", "factors"],
+)
+def test_products_of_weights_that_are_no_numbers(chain, tmp_path) -> None:
+    constants = {"a": a([[2.0**-600]], np.float64), "c": a([[2.0**600]], np.float64)}
+    ends = [(format(2.0**600, ".1f"), format(2.0**601, ".1f"))]
+    assert decided(tmp_path, chain, constants, ends, "(>= Y_0 0.5)", element=DOUBLE) != "unsat"
+
+
+@pytest.mark.parametrize("activation", ["Abs", "LeakyRelu"])
+def test_coefficients_that_are_no_numbers(activation, tmp_path) -> None:
+    weights = [2.0**600, 2.0**600, 2.0**-600, 2.0**-600]
+    nodes, value = [], "X"
+    for i in range(4):
+        nodes.append(n("MatMul", f"{value} w{i}", f"z{i}" if i < 3 else "Y"))
+        if i < 3:
+            nodes.append(n(activation, f"z{i}", f"a{i}"))
+            value = f"a{i}"
+    constants = {f"w{i}": a([[w]], np.float64) for i, w in enumerate(weights)}
+    ends = [("2e-181", "3e-181")]
+    assert decided(tmp_path, nodes, constants, ends, "(>= Y_0 1e-181)", element=DOUBLE) != "unsat"
+
+
+@pytest.mark.parametrize(
+    ("operator", "constants", "attributes"),
+    [
+        ("MatMul", {"a": a([[65536]], np.int32), "b": a([[65536]], np.int32)}, {}),
+        ("ReduceSumSquare", {"a": a([[2**27 + 1]], np.int64)}, {}),
+        ("ArgMax", {"a": a([[2**54, 2**54 + 1]], np.int64)}, {"axis": 1}),
+        ("Range", {"a": a(16777216), "b": a(16777226), "c": a(1)}, {}),
+    ],
+    ids=["product", "squares", "largest", "range"],
+)
+def test_constants_beyond_what_is_exact_are_refused(operator, constants, attributes, tmp_path) -> None:
+    nodes = [n(operator, " ".join(constants), "w", **attributes), n("Cast", "w", "f", to=FLOAT)]
+    nodes += [n("ReduceSum", "f", "g", keepdims=0), n("Add", "X g", "Y")]
+    with pytest.raises(UnsupportedOperatorError, match="integers"):
+        decided(tmp_path, nodes, constants, UNIT, "(<= Y_0 1.0)")
+
+
+def test_inexact_slopes_and_classes_are_refused(tmp_path) -> None:
+    nodes, constants = lost((1, 1))
+    with pytest.raises(UnsupportedOperatorError, match="slope"):
+        decided(tmp_path, [*nodes, n("PRelu", "X d", "Y")], constants, UNIT, "(<= Y_0 -2.0)", element=DOUBLE)
