@@ -32,7 +32,8 @@ def settle_threads(problem: Problem) -> int:
     plan = problem.plan(torch.float64)
     inputs = problem.input_boxes(*problem.hull)
     lines = relax_all(plan, problem.output, interval_boxes(plan, inputs, until=problem.output))
-    count = max(1, min(ROWS, int(WORK / max(1, plan.cost(problem.output)))))
+    fits = plan.rows_at_once(problem.output, 1)
+    count = max(1, min(ROWS, fits, int(WORK / max(1, plan.cost(problem.output)))))
     rows = torch.linspace(-1, 1, count * problem.outputs, dtype=plan.dtype).view(
         1, count, *problem.output_shape
     )

@@ -65,3 +65,11 @@ def test_threads_of_the_caller_come_back(files: tuple[Path, Path], two_threads, 
     assert result.verdict == "unsat"
     assert result.statistics["threads"] == 1
     assert torch.get_num_threads() == 2
+
+
+def test_the_rows_that_are_timed_fit_into_memory(problem: Problem, two_threads, monkeypatch) -> None:
+    plan, rows = problem.plan(torch.float64), []
+    monkeypatch.setattr(type(plan), "rows_at_once", lambda *_: 3)
+    monkeypatch.setattr(threads, "backward", lambda _plan, _target, given, *_: rows.append(given.shape[1]))
+    settle_threads(problem)
+    assert set(rows) == {3}
