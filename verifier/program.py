@@ -406,9 +406,9 @@ def _exact(lines: Lines, shape: tuple[int, ...]) -> Tensor:
         other = low if low is not None else high
         zero = torch.zeros_like(other)  # type: ignore[arg-type]
         same = (zero if low is None else low) == (zero if high is None else high)
-    for lower, upper in zip(lines.lower_slopes, lines.upper_slopes, strict=True):
+    for place, (lower, upper) in enumerate(zip(lines.lower_slopes, lines.upper_slopes, strict=True)):
         equal = lower == upper
-        equal = equal if lines.window is None else equal.all(-1)
+        equal = equal if lines.patterns is None else lines.patterns[place].everywhere(equal)
         same = equal if same is None else same & equal
     assert same is not None
     return same.expand(1, 1, *shape)[0, 0]
@@ -417,9 +417,8 @@ def _exact(lines: Lines, shape: tuple[int, ...]) -> Tensor:
 def _line(operands: list[Tensor], slopes, offset: Tensor | None, lines: Lines) -> Tensor:
     """A line at all points ``[n + 1, *shape]``."""
     total = None if offset is None else offset[0]
-    for z, slope in zip(operands, slopes, strict=False):
-        k = slope[0]
-        term = k * z if lines.window is None else (k * lines.window.gather(z.unsqueeze(1))[:, 0]).sum(-1)
+    for place, (z, slope) in enumerate(zip(operands, slopes, strict=False)):
+        term = lines.through(place, slope, z.unsqueeze(1))[:, 0]
         total = term if total is None else total + term
     assert total is not None
     return total

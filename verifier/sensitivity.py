@@ -53,10 +53,10 @@ def _absolute(prepared: Prepared) -> Prepared:
 
 def _through(lines: Lines, m: Tensor) -> list[Tensor]:
     parts = []
-    for lower, upper in zip(lines.lower_slopes, lines.upper_slopes, strict=False):
-        steepest = torch.maximum(lower.abs(), upper.abs()).amax(1)
-        if lines.window is None:
-            parts.append(m * steepest)
+    for place, (lower, upper) in enumerate(zip(lines.lower_slopes, lines.upper_slopes, strict=False)):
+        steepest = torch.maximum(lower.abs(), upper.abs()).amax(1, keepdim=True)
+        if lines.patterns is None:
+            parts.append(m * steepest.squeeze(1))
         else:
-            parts.append(lines.window.scatter((m.unsqueeze(-1) * steepest).unsqueeze(1)).squeeze(1))
+            parts.append(lines.patterns[place].single(m.unsqueeze(1), steepest).squeeze(1))
     return parts

@@ -51,8 +51,9 @@ def _matrix_product(op: Application, x: Operand, y: Operand) -> Value:
     if isinstance(x, Constant) and isinstance(y, Constant):
         x = b.constant(x)
     if isinstance(x, Value) and isinstance(y, Value):
-        shape = (*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1])
-        return b.emit("matmul", (x, y), shape)
+        batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        x, y = (b.broadcast(z, (*batch, *z.shape[-2:])) for z in (x, y))
+        return b.emit("matmul", (x, y), (*batch, x.shape[-2], y.shape[-1]))
     if isinstance(x, Value):
         assert isinstance(y, Constant)
         if int(np.prod(y.shape[:-2], dtype=np.int64)) == 1:

@@ -18,6 +18,7 @@ from provenn.bounds.ops import (
     piecewise,
     products,
     smooth,
+    softmax,
     structure,
 )
 from provenn.bounds.ops._operator import LinearOperator as LinearOperator
@@ -27,7 +28,7 @@ from provenn.bounds.ops._operator import Plane as Plane
 from provenn.bounds.ops._operator import Prepared as Prepared
 from provenn.bounds.ops._operator import Univariate as Univariate
 
-_FAMILIES = (structure, linear, conv, discrete, opaque, pieces, piecewise, smooth, minmax, products)
+_FAMILIES = (structure, linear, conv, discrete, opaque, pieces, piecewise, smooth, softmax, minmax, products)
 
 OPS: dict[str, Operator] = {record.name: record for family in _FAMILIES for record in family.OPERATORS}
 

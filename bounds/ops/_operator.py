@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.graph._graph import Node
+from provenn.bounds.ops._patterns import Pattern
 
 Box = tuple[Tensor, Tensor]
 
@@ -109,8 +110,8 @@ class Univariate(Operator):
 class Plane:
     """One linear bound of a multi-input operator's output, elementwise.
 
-    ``slopes[i]`` is ``[domains, *shape]`` (or ``[domains, *shape, n]`` for a window operator whose
-    prepared tensors hold ``indices [*shape, n]`` into the flattened input), ``offset`` is ``[domains, *shape]``.
+    ``slopes[i]`` is ``[domains, *shape]``, or what the operator's pattern for that input says; ``offset`` is
+    ``[domains, *shape]``.
     """
 
     slopes: tuple[Tensor, ...]
@@ -119,12 +120,21 @@ class Plane:
 
 @dataclass(frozen=True)
 class Multivariate(Operator):
-    """An elementwise operator of several inputs (mul, max, min) or of a window of one input (window_max).
+    """An elementwise operator of several inputs (mul, max, min) or one whose outputs read several elements of an input.
 
     ``relax(prepared, weights, *boxes)`` returns (lower Plane, upper Plane), both sound over the boxes.
-    ``weights`` is None for the starting relaxation or a tensor in [0,1] ``[domains, *shape]`` that
-    interpolates between extreme planes (any value is sound).
+    ``weights`` is None for the starting relaxation or a pair of tensors in [0,1] ``[domains, *size]`` that
+    choose among planes, the lower and the upper one (any value is sound).
+
+    ``start(prepared, *boxes)`` is the pair of weights of the starting relaxation, None where weights are not to be
+    optimised. ``patterns(prepared)`` says for each input where its slopes go (``_patterns``), None for elementwise
+    operators. ``products(prepared)`` is how many products a coefficient takes, ``opaque(prepared)`` whether planes
+    would be too large, so that intervals have to do.
     """
 
     relax: Callable[..., tuple[Plane, Plane]] = None  # type: ignore[assignment]
     piecewise_linear: bool = False
+    start: Callable[..., tuple[Tensor, Tensor]] | None = None
+    patterns: Callable[[Prepared], tuple[Pattern, ...]] | None = None
+    products: Callable[[Prepared], int] = lambda prepared: 0
+    opaque: Callable[[Prepared], bool] = lambda prepared: False

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops._operator import Box, Multivariate, Plane, Prepared
+from provenn.bounds.ops._patterns import Window
 from provenn.bounds.ops._planes import corners, lower_plane, split_weights, upper_plane
 
 # -- max and min of two operands -------------------------------------------------------------------------
@@ -168,6 +169,7 @@ WINDOW_MAX = Multivariate(
     constants=("indices",),
     relax=_window_relax,
     piecewise_linear=True,
+    patterns=lambda p: (Window(p.tensors["indices"], p.input_shapes[0]),),
 )
 
 OPERATORS = (MAX, MIN, WINDOW_MAX)

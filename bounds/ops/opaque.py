@@ -1,4 +1,4 @@
-"""Operators that are evaluated and bounded by intervals only: softmax, selection and indexing by variables."""
+"""Operators that are evaluated and bounded by intervals only: selection and indexing by variables."""
 
 from __future__ import annotations
 
@@ -10,71 +10,6 @@ from torch import Tensor
 
 from provenn.bounds.graph._graph import Node
 from provenn.bounds.ops._operator import Box, Operator, Prepared
-from provenn.bounds.ops._outward import UNIT, without_nan
-
-_SMALL = 1e-290
-"""Stands for exponentials that underflow; larger than any of them and far below every result."""
-
-
-# ---------------------------------------------------------------------------------------- softmax
-
-
-def _softmax(prepared: Prepared, x: Tensor) -> Tensor:
-    return torch.softmax(x, prepared.node.attributes["axis"] + 1)
-
-
-def _log_softmax(prepared: Prepared, x: Tensor) -> Tensor:
-    return torch.log_softmax(x, prepared.node.attributes["axis"] + 1)
-
-
-def _others(terms: Tensor, axis: int) -> Tensor:
-    """For every element the sum of all the others along ``axis``, without cancellation."""
-    total = terms.cumsum(axis)
-    before = total.narrow(axis, 0, total.shape[axis] - 1)
-    reverse = terms.flip(axis).cumsum(axis).flip(axis)
-    after = reverse.narrow(axis, 1, total.shape[axis] - 1)
-    zero = torch.zeros_like(terms.narrow(axis, 0, 1))
-    return torch.cat([zero, before], axis) + torch.cat([after, zero], axis)
-
-
-def _softmax_parts(prepared: Prepared, box: Box) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, float]:
-    """Exponentials of both ends shifted by the largest upper end, and the sums of the others' worst cases.
-
-    ``e^x_i / sum_j e^x_j`` grows with x_i and falls with every other x_j, so its extremes over a box are at corners.
-    """
-    axis = prepared.node.attributes["axis"] + 1
-    lower, upper = box
-    shift = upper.amax(axis, keepdim=True)
-    shift = torch.where(shift.isfinite(), shift, 0.0)
-    low, high = torch.exp(lower - shift), torch.exp(upper - shift)
-    count = lower.shape[axis]
-    # An argument x - shift rounds by 2^-53 |x - shift| <= 750 * 2^-53 where its exponential matters.
-    error = (2 * count + 4000) * UNIT if lower.dtype == torch.float64 else 0.0
-    return low, high, _others(low, axis), _others(high, axis), shift, error
-
-
-def _softmax_interval(prepared: Prepared, box: Box) -> Box:
-    low, high, other_low, other_high, _, error = _softmax_parts(prepared, box)
-    tiny = _SMALL if low.dtype == torch.float64 else 1e-37
-    first = low / (low + other_high + tiny) * (1.0 - error)
-    high = high.clamp(min=tiny)
-    last = high / (high + other_low) * (1.0 + error)
-    first, last = without_nan(first, last)
-    return first.clamp(0.0, 1.0), last.clamp(0.0, 1.0)
-
-
-def _log_softmax_interval(prepared: Prepared, box: Box) -> Box:
-    low, high, other_low, other_high, shift, error = _softmax_parts(prepared, box)
-    tiny = _SMALL if low.dtype == torch.float64 else 1e-37
-    # log(e^l / (e^l + S)) = (l - shift) - log(e^l + S): the logarithm's argument is bounded away from 0 by tiny.
-    first = (box[0] - shift) - torch.log(low + other_high + tiny)
-    # Sums in the range of underflow have no relative accuracy: there only log_softmax <= 0 is claimed.
-    total = high + other_low
-    last = torch.where(total < tiny, 0.0, (box[1] - shift) - torch.log(total.clamp(min=tiny)))
-    slack = error * (1.0 + (box[0] - shift).abs() + (box[1] - shift).abs())
-    first, last = without_nan(first - slack, last + slack)
-    return first, last.clamp(max=0.0)
-
 
 # ---------------------------------------------------------------------------------------- where
 
@@ -238,8 +173,6 @@ def _scatter_nd_interval(prepared: Prepared, data: Box, index: Box, updates: Box
 
 
 OPERATORS = (
-    Operator("softmax", _softmax, _softmax_interval),
-    Operator("log_softmax", _log_softmax, _log_softmax_interval),
     Operator("where", _where, _where_interval),
     Operator("gather", _gather, _gather_interval, derive=_derive_gather),
     Operator("scatter_nd", _scatter_nd, _scatter_nd_interval, derive=_derive_scatter),

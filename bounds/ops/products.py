@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from provenn.bounds.ops._operator import Box, Multivariate, Operator, Plane, Prepared
+from provenn.bounds.ops._operator import Box, Multivariate, Plane, Prepared
+from provenn.bounds.ops._patterns import Contraction
 from provenn.bounds.ops._planes import corners, lower_plane, product, split_weights, upper_plane
 from provenn.bounds.ops.relaxation import outward
 
@@ -256,8 +258,70 @@ def _centre_radius(x: Box, y: Box) -> Box:
     return centre - radius, centre + radius
 
 
-MUL = Multivariate(name="mul", evaluate=_mul, interval=_mul_interval, relax=_mul_relax)
-DIV = Multivariate(name="div", evaluate=_div, interval=_div_interval, relax=_div_relax)
-MATMUL = Operator(name="matmul", evaluate=_matmul, interval=_matmul_interval)
+# Products that a matrix product may be made of for planes of each of them: 8 slopes and more for each.
+MOST_PRODUCTS = 1 << 22
+
+
+def _factors(p: Prepared, x: Box, y: Box) -> tuple[Box, Box]:
+    """Boxes of both factors of every product ``x[.., i, k] y[.., k, j]``, laid out ``[domains, .., i, k, j]``."""
+    (xl, yl), (xu, yu) = _aligned(p, x[0], y[0]), _aligned(p, x[1], y[1])
+    wide = tuple(end.unsqueeze(-1) for end in (xl, xu)), tuple(end.unsqueeze(-3) for end in (yl, yu))
+    return _broadcast(*wide)  # type: ignore[arg-type]
+
+
+def _matmul_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
+    """The planes of every product, summed over the inner axis."""
+    planes = _mul_relax(p, weights, *_factors(p, x, y))
+    low, high = _matmul_interval(p, x, y)
+    return _summed(p, planes[0], low, -1.0), _summed(p, planes[1], high, 1.0)
+
+
+def _summed(p: Prepared, plane: Plane, image: Tensor, side: float) -> Plane:
+    """Slopes as the contractions take them; the sum of offsets is rounded outward, to the ``image`` if not finite."""
+    a, b = plane.slopes
+    size = plane.offset.abs().sum(-2)
+    slack = size * ((2 * plane.offset.shape[-2] + 4) * torch.finfo(size.dtype).eps)
+    offset = (plane.offset.sum(-2) + side * slack).reshape(-1, *p.shape)
+    fine = torch.isfinite(offset).reshape(offset.shape[0], *a.shape[1:-2], a.shape[-1])
+    # Slopes of x are [.., i, k, j], those of y [.., j, k, i].
+    first, second = torch.where(fine.unsqueeze(-2), a, 0.0), torch.where(fine.unsqueeze(-2), b, 0.0)
+    return Plane((first, second.transpose(-1, -3)), torch.where(torch.isfinite(offset), offset, image))
+
+
+def _matmul_patterns(p: Prepared) -> tuple[Contraction, ...]:
+    inner = p.input_shapes[0][-1]
+    return Contraction(-1, -1, inner), Contraction(-2, -2, inner)
+
+
+def _matmul_opaque(p: Prepared) -> bool:
+    """Vectors and batches to broadcast are written otherwise by the import."""
+    x, y = p.input_shapes
+    return len(x) < 2 or x[:-2] != y[:-2] or int(np.prod(p.shape)) * x[-1] > MOST_PRODUCTS
+
+
+def _div_start(p: Prepared, x: Box, y: Box) -> tuple[Tensor, Tensor]:
+    x, y = _broadcast(x, y)
+    safe = tuple(torch.where(_nonzero(y), end, 1.0) for end in y)
+    return mul_start(p, x, (1.0 / safe[1], 1.0 / safe[0]))
+
+
+MUL = Multivariate(
+    name="mul",
+    evaluate=_mul,
+    interval=_mul_interval,
+    relax=_mul_relax,
+    start=lambda p, x, y: mul_start(p, *_broadcast(x, y)),
+)
+DIV = Multivariate(name="div", evaluate=_div, interval=_div_interval, relax=_div_relax, start=_div_start)
+MATMUL = Multivariate(
+    name="matmul",
+    evaluate=_matmul,
+    interval=_matmul_interval,
+    relax=_matmul_relax,
+    start=lambda p, x, y: mul_start(p, *_factors(p, x, y)),
+    patterns=_matmul_patterns,
+    products=lambda p: 4 * p.input_shapes[0][-1],
+    opaque=_matmul_opaque,
+)
 
 OPERATORS = (MUL, DIV, MATMUL)

@@ -206,7 +206,7 @@ class _Sweep:
     def relaxed(self, index: int, a: Rows, owned: bool) -> None:
         lines = self.lines[index]
         operands = self.plan.graph.nodes[index].inputs if lines.lower_slopes else ()
-        if not isinstance(a, Tensor) and lines.window is None and len(operands) == 1:
+        if not isinstance(a, Tensor) and lines.patterns is None and len(operands) == 1:
             through = self._windows if isinstance(a, Windows) else self._elements
             return through(index, a, lines, operands[0])  # type: ignore[arg-type]
         if not isinstance(a, Tensor):
@@ -224,12 +224,12 @@ class _Sweep:
             elif not (owned and is_dense(a)):
                 a = a.clone() if is_dense(a) else (channels_last(a) if is_channels_last(a) else a.contiguous())
             self._where_they_differ(index, a, lines, operands[0])
-        elif lines.window is None and len(operands) == 1 and self.trace is None and self.error is None:
+        elif lines.patterns is None and len(operands) == 1 and self.trace is None and self.error is None:
             negative = a.clamp(max=0)
             self._offsets_of_both(a, negative, lines)
             new = a.mul_(lines.lower_slopes[0]) if owned and _covers(a, lines) else a * lines.lower_slopes[0]
             self.push(operands[0], new.addcmul_(negative, lines.spread), True)
-        elif lines.window is None and len(operands) == 1 and self.error is None:
+        elif lines.patterns is None and len(operands) == 1 and self.error is None:
             self._chosen(index, a, owned, lines, operands[0])
         else:
             self._in_general(index, a, owned, lines, operands)
@@ -278,13 +278,12 @@ class _Sweep:
         last = len(operands) - 1
         for position, operand in enumerate(operands):
             lower, upper = lines.lower_slopes[position], lines.upper_slopes[position]
-            if lines.window is None:
+            if lines.patterns is None:
                 free = self.trace is None and position == last and _covers(positive, lines)
                 new = positive.mul_(lower) if free else positive * lower
                 self.push(operand, new.addcmul_(negative, upper), True)
             else:
-                spread = (positive.unsqueeze(-1) * lower).addcmul_(negative.unsqueeze(-1), upper)
-                self.push(operand, lines.window.scatter(spread), True)
+                self.push(operand, lines.patterns[position].back(positive, lower, negative, upper), True)
 
     def _offsets(self, index: int, positive: Tensor, negative: Tensor, lines: Lines) -> None:
         pairs = ((positive, lines.lower_offset), (negative, lines.upper_offset))

@@ -186,8 +186,8 @@ class Forward:
         return self.plan.absolute[index]
 
     def _terms(self, lines: Lines) -> int:
-        window = 1 if lines.window is None else lines.window.indices.shape[-1]
-        return window * max(1, len(lines.lower_slopes))
+        terms = 1 if lines.patterns is None else max(pattern.terms for pattern in lines.patterns)
+        return terms * max(1, len(lines.lower_slopes))
 
 
 def columns(box: Box) -> Tensor:
@@ -220,26 +220,24 @@ def through(lines: Lines, operands: list[Form], terms: int) -> Form:
     half: Tensor | None = None
     size: Tensor | None = None
     parallel = all(torch.equal(k, m) for k, m in zip(lines.lower_slopes, lines.upper_slopes, strict=True))
-    for form, lower, upper in zip(operands, lines.lower_slopes, lines.upper_slopes, strict=True):
+    for place, (form, lower, upper) in enumerate(zip(operands, lines.lower_slopes, lines.upper_slopes, strict=True)):
         low, high = lower.abs(), upper.abs()
         mean, swing = 0.5 * lower + 0.5 * upper, 0.5 * low + 0.5 * high
         m, h = form.middle, form.half
         reach = form.size().unsqueeze(1)
-        if lines.window is not None:
-            m, h, reach = (lines.window.gather(t) for t in (m, h, reach))
-        one = _sum(mean * m, lines)
-        two = _sum(swing * h, lines)
+        one = lines.through(place, mean, m)
+        two = lines.through(place, swing, h)
         if not parallel:
             width = m.shape[1]
-            two = _padded(two, width) + _sum((0.5 * upper - 0.5 * lower) * m, lines)
-            cross = _sum((0.5 * high - 0.5 * low) * h, lines)
+            two = _padded(two, width) + lines.through(place, 0.5 * upper - 0.5 * lower, m)
+            cross = lines.through(place, 0.5 * high - 0.5 * low, h)
             one[:, width - cross.shape[1] :] += cross
         middle = one if middle is None else middle + one
         if half is not None and half.shape[1] != two.shape[1]:
             width = max(half.shape[1], two.shape[1])
             half, two = _padded(half, width), _padded(two, width)
         half = two if half is None else half + two
-        part = _sum((low + high) * reach, lines)
+        part = lines.through(place, low + high, reach)
         size = part if size is None else size + part
     assert middle is not None and half is not None and size is not None
     below, above = lines.lower_offset, lines.upper_offset
@@ -250,10 +248,6 @@ def through(lines: Lines, operands: list[Form], terms: int) -> Form:
             size = size + offset.abs()
     half[:, -1] += size[:, 0] * ((terms + 12) * UNIT * _UP) + TINY
     return Form(middle, half)
-
-
-def _sum(products: Tensor, lines: Lines) -> Tensor:
-    return products if lines.window is None else products.sum(-1)
 
 
 def concretised(form: Form) -> Box:

@@ -147,7 +147,7 @@ class Batch:
         if self.bands and banded(plan, index):
             self.boxes.bands[index] = band(plan, index, self.boxes, self._from_operands)
         lines = relax(plan, index, boxes, self.slopes.get(index))
-        if is_image(plan.shape(index)) and lines.window is None:
+        if is_image(plan.shape(index)) and lines.patterns is None:
             lines = lines.channels_last()
         if self.domains * plan.size(index) > _WORTH_NARROWING and isinstance(
             plan.operators[index], Univariate

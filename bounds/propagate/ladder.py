@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from provenn.bounds.ops._operator import LinearOperator
 from provenn.bounds.propagate.coefficients import flattened
 from provenn.bounds.propagate.intermediate import Batch, interval_suffices, wanted
 from provenn.bounds.propagate.interval import Box
@@ -39,9 +38,7 @@ def row_cost(plan: Plan, target: int, stop: int = -1) -> float:
             break
         extent = extents.get(index)
         size = plan.size(index) if extent is None else plan.shape(index)[1] * extent.area
-        operator = plan.operators[index]
-        length = operator.length(plan.prepared[index]) if isinstance(operator, LinearOperator) else 0
-        total += min(size, plan.size(index)) * (length + ELEMENT)
+        total += min(size, plan.size(index)) * (plan.length(index) + ELEMENT)
     return total
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from provenn.bounds.ops import relaxation
 from provenn.bounds.ops._operator import Multivariate, Univariate
+from provenn.bounds.ops._patterns import Pattern
 from provenn.bounds.ops.products import mul_in_band
 from provenn.bounds.propagate.coefficients import channels_last, is_channels_last, stored
 from provenn.bounds.propagate.plan import Plan
@@ -25,29 +26,6 @@ GAP_SHARE = 0.3
 FIRST_SHARE = 0.7
 
 Boxes = Mapping[int, tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Window:
-    """Where the slopes of a window operator go: ``indices [*shape, n]`` into the flattened operand, -1 absent."""
-
-    indices: Tensor
-    operand_shape: tuple[int, ...]
-
-    def scatter(self, spread: Tensor) -> Tensor:
-        """Coefficients ``[domains, rows, *shape, n]`` summed onto the operand ``[domains, rows, *operand_shape]``."""
-        domains, rows = spread.shape[:2]
-        size = int(torch.Size(self.operand_shape).numel())
-        result = spread.new_zeros(domains * rows, size)
-        flat = self.indices.reshape(-1).clamp(min=0)  # slopes of absent positions are zero
-        result.index_add_(1, flat, spread.reshape(domains * rows, -1))
-        return result.view(domains, rows, *self.operand_shape)
-
-    def gather(self, z: Tensor) -> Tensor:
-        """The operand's elements ``[domains, rows, *operand_shape]`` under every window."""
-        domains, rows = z.shape[:2]
-        flat = self.indices.reshape(-1).clamp(min=0)
-        return z.reshape(domains, rows, -1)[:, :, flat].view(domains, rows, *self.indices.shape)
 
 
 @dataclass(frozen=True)
@@ -65,15 +43,15 @@ class Gap:
 class Lines:
     """Lower and upper lines of a relaxed node: ``sum_i slope_i x_i + offset``.
 
-    Slopes and offsets are ``[1|domains, 1|rows, *shape]`` (slopes of a window operator have the window as
-    last axis); an offset of None is zero; no slopes at all means constant lines (an opaque node).
+    Slopes and offsets are ``[1|domains, 1|rows, *shape]``; an offset of None is zero; no slopes at all means constant
+    lines (an opaque node). ``patterns``, one for each operand, say where slopes go if not to the output's own place.
     """
 
     lower_slopes: tuple[Tensor, ...]
     lower_offset: Tensor | None
     upper_slopes: tuple[Tensor, ...]
     upper_offset: Tensor | None
-    window: Window | None = None
+    patterns: tuple[Pattern, ...] | None = None
     positive_upper_offset: bool = False
     gap: Gap | None = None
 
@@ -92,7 +70,7 @@ class Lines:
     def narrowed(self, share: float = GAP_SHARE) -> Lines:
         """These lines of an elementwise node with their gap, where that is small and the common offsets are all 0."""
         slope, upper = self.lower_slopes[0], self.upper_slopes[0]
-        if self.upper_offset is None or self.window is not None or slope.shape[1] > 1:
+        if self.upper_offset is None or self.patterns is not None or slope.shape[1] > 1:
             return self
         lower = self.lower_offset
         differ = (slope != upper) | (self.upper_offset != 0)
@@ -130,15 +108,15 @@ class Lines:
         for bound in (self.lower_offset, self.upper_offset):
             if bound is not None:
                 result = result + bound.abs()
-        for operand, lower, upper in zip(
-            plan.graph.nodes[index].inputs, self.lower_slopes, self.upper_slopes, strict=False
-        ):
-            steepest = torch.maximum(lower.abs(), upper.abs())
-            if self.window is None:
-                result = result + steepest * value[operand]
-            else:
-                result = result + (steepest * self.window.gather(value[operand][None, None])).sum(-1)
+        operands = plan.graph.nodes[index].inputs
+        for place, (lower, upper) in enumerate(zip(self.lower_slopes, self.upper_slopes, strict=True)):
+            size = value[operands[place]][None, None]
+            result = result + self.through(place, torch.maximum(lower.abs(), upper.abs()), size)
         return result
+
+    def through(self, place: int, slopes: Tensor, z: Tensor) -> Tensor:
+        """Slopes times the values z ``[domains, rows, *operand]`` of the operand at ``place``, summed."""
+        return slopes * z if self.patterns is None else self.patterns[place].through(slopes, z)
 
 
 def relax(
@@ -164,20 +142,17 @@ def relax(
         kl, bl, ku, bu = relaxation.lines(operator, prepared, lower.unsqueeze(1), upper.unsqueeze(1), *given)
         through = operator.name in THROUGH_ORIGIN
         return Lines((kl,), None if through else bl, (ku,), bu, positive_upper_offset=through)
-    if isinstance(operator, Multivariate):
+    if isinstance(operator, Multivariate) and index not in plan.opaque:
         low, high = operator.relax(prepared, None, *(boxes[i] for i in operands))
         band = getattr(boxes, "bands", {}).get(index)
         if band is not None:
             low, high = mul_in_band((low, high), boxes[operands[0]], boxes[operands[1]], band)
-        window = None
-        if "indices" in prepared.tensors:
-            window = Window(prepared.tensors["indices"], plan.shape(operands[0]))
         return Lines(
             tuple(s.unsqueeze(1) for s in low.slopes),
             low.offset.unsqueeze(1),
             tuple(s.unsqueeze(1) for s in high.slopes),
             high.offset.unsqueeze(1),
-            window,
+            None if operator.patterns is None else operator.patterns(prepared),
         )
     lower, upper = plan.interval(index, boxes)
     return Lines((), lower.unsqueeze(1), (), upper.unsqueeze(1))

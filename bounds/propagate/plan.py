@@ -138,9 +138,7 @@ class Plan:
         if target not in self._cost:
             total = 0
             for index in self.order(target):
-                operator = self.operators[index]
-                if isinstance(operator, LinearOperator):
-                    total += self.size(index) * operator.length(self.prepared[index])
+                total += self.size(index) * self.length(index)
             self._cost[target] = total
         return self._cost[target]
 
@@ -155,9 +153,20 @@ class Plan:
     @cached_property
     def opaque(self) -> frozenset[int]:
         """Relaxed nodes that only have an interval image: the backward pass stops there."""
-        return frozenset(
-            i for i in self.relaxed if not isinstance(self.operators[i], (Univariate, Multivariate))
-        )
+        return frozenset(i for i in self.relaxed if self._is_opaque(self.operators[i], self.prepared[i]))
+
+    @staticmethod
+    def _is_opaque(operator: Operator, prepared: Prepared) -> bool:
+        if isinstance(operator, Multivariate):
+            return operator.opaque(prepared)
+        return not isinstance(operator, Univariate)
+
+    def length(self, index: int) -> int:
+        """Products that one coefficient on a node takes on its way to the operands."""
+        operator, prepared = self.operators[index], self.prepared[index]
+        if isinstance(operator, LinearOperator):
+            return operator.length(prepared)
+        return operator.products(prepared) if isinstance(operator, Multivariate) else 0
 
     def interval(
         self, index: int, boxes: Mapping[int, tuple[torch.Tensor, torch.Tensor]]

@@ -139,7 +139,7 @@ class RoundingError:
             for a, offset in ((positive, lines.lower_offset), (negative, lines.upper_offset)):
                 if offset is not None:
                     self._add(a, offset.abs() * factor)
-        if lines.window is not None:  # a scatter sums as many terms as windows overlap
+        if lines.patterns is not None:  # an operand's coefficient sums as many terms as outputs read it
             self._add(positive - negative, lines.reach(self.plan, index, self.magnitudes.value) * factor)
 
     def relaxed_apart(self, index: int, a: Elements | Windows, lines: Lines) -> None:

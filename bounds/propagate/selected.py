@@ -121,12 +121,11 @@ def _selected(
 
 
 def _line(operands, slopes, offset, lines: Lines, values) -> Tensor:
-    if lines.window is None and len(operands) == 1 and slopes:
+    if lines.patterns is None and len(operands) == 1 and slopes:
         z = values[operands[0]]
         return z * slopes[0] if offset is None else torch.addcmul(offset, z, slopes[0])
     total = offset
-    for operand, slope in zip(operands, slopes, strict=False):
-        z = values[operand]
-        term = slope * z if lines.window is None else (slope * lines.window.gather(z)).sum(-1)
+    for place, (operand, slope) in enumerate(zip(operands, slopes, strict=False)):
+        term = lines.through(place, slope, values[operand])
         total = term if total is None else total + term
     return total
