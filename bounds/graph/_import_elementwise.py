@@ -46,6 +46,12 @@ def import_add(op: Application) -> list[Operand]:
     return [b.affine(total, shift=reduce(constants.add, fixed)) if fixed else total]
 
 
+def import_mean(op: Application) -> list[Operand]:
+    """The sum of the operands by their number."""
+    (total,), share = import_add(op), constants.divide(constants.scalar(1.0), constants.scalar(len(op.operands())))
+    return [constants.multiply(total, share) if isinstance(total, Constant) else op.builder.affine(total, share)]
+
+
 def import_sub(op: Application) -> list[Operand]:
     _broadcastable(op)
     x, y, b = op.operand(0), op.operand(1), op.builder
@@ -127,10 +133,6 @@ def import_pow(op: Application) -> list[Operand]:
         return [x]
     simple = {0.5: "sqrt", -1.0: "reciprocal"}.get(exponent)
     return [b.unary(simple, x) if simple else b.unary("pow", x, exponent=exponent)]
-
-
-def import_mod(op: Application) -> list[Operand]:
-    op.unsupported("a remainder of variable operands", "re-export without Mod")
 
 
 # ---------------------------------------------------------------------------------------- activations
@@ -350,8 +352,8 @@ def import_cast(op: Application) -> list[Operand]:
 
 
 HANDLERS = {
-    "Add": import_add, "Sum": import_add, "Sub": import_sub, "Mul": import_mul, "Div": import_div,
-    "Neg": import_neg, "Sqrt": import_sqrt, "Pow": import_pow, "Mod": import_mod,
+    "Add": import_add, "Sum": import_add, "Mean": import_mean, "Sub": import_sub, "Mul": import_mul, "Div": import_div,
+    "Neg": import_neg, "Sqrt": import_sqrt, "Pow": import_pow,
     "Relu": _plain("relu"), "Abs": _plain("abs"), "Sign": _plain("sign"), "Floor": _plain("floor"),
     "Ceil": import_ceil, "Round": _plain("round"), "Sigmoid": _plain("sigmoid"), "Tanh": _plain("tanh"),
     "Exp": _plain("exp"), "Log": _plain("log"), "Reciprocal": _plain("reciprocal"), "Sin": _plain("sin"),

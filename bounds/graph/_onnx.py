@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from provenn.bounds.graph import (
+    _import_compound,
     _import_constant,
     _import_elementwise,
     _import_linear,
@@ -30,6 +31,7 @@ from provenn.bounds.graph._fuse import settle_partial
 from provenn.bounds.graph._graph import Graph
 from provenn.bounds.graph._import_elementwise import TYPES
 from provenn.bounds.graph._merge import simplify
+from provenn.bounds.graph._unsupported import instead
 from provenn.errors import ModelError, UnsupportedOperatorError
 
 HANDLERS = {
@@ -40,6 +42,7 @@ HANDLERS = {
     **_import_reduce.HANDLERS,
     **_import_resize.HANDLERS,
     **_import_recurrent.HANDLERS,
+    **_import_compound.HANDLERS,
 }
 
 _ALWAYS_CONSTANT = frozenset(_import_constant.HANDLERS)
@@ -271,16 +274,7 @@ class _Reader:
             )
         handler = HANDLERS.get(node.op_type)
         if handler is None:
-            advice = "re-export the network without it"
-            if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
-                advice = "re-export with control flow unrolled (If, Loop and Scan are not supported)"
-            elif (
-                node.op_type.startswith("QLinear")
-                or "Quant" in node.op_type
-                or node.op_type.endswith("Integer")
-            ):
-                advice = "export the network in floating point (quantised operators are not supported)"
-            raise UnsupportedOperatorError(f"unsupported operator {_title(node)}: {advice}")
+            raise UnsupportedOperatorError(f"unsupported operator {_title(node)}: {instead(node, HANDLERS)}")
         return handler
 
     def _import(self, op: Application, handler) -> list[Operand]:  # type: ignore[no-untyped-def]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 
 import numpy as np
 import onnx
@@ -10,6 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from provenn.bounds.graph import describe, read_onnx, symbolic_note
+from provenn.bounds.graph._onnx import HANDLERS
+from provenn.bounds.graph._unsupported import _INSTEAD
 from provenn.errors import ModelError, UnsupportedOperatorError
 
 
@@ -192,7 +195,39 @@ def test_unsupported_operators_are_named(read):
             "unrolled",
             kind=kind,
         )
-    refuse(read, network([helper.make_node("NonZero", ["x"], ["y"], name="bar")]), "NonZero", kind=kind)  # fmt: skip
+
+
+# What is left out, with a word of what the message says about it.
+LEFT_OUT = {
+    "NonZero": "ReduceMax", "GridSample": "Resize", "Scan": "unrolled", "Det": "Mul", "Bernoulli": "random",
+    "RMSNormalization": "ReduceMean", "Attention": "Softmax", "DFT": "MatMul", "STFT": "MatMul", "Asin": "Atan",
+    "Asinh": "Log", "CumProd": "CumSum", "Col2Im": "ConvTranspose", "RoiAlign": "Resize", "MaxUnpool": "ConvTranspose",
+    "NonMaxSuppression": "scores", "Unique": "ArgMax", "IsNaN": "real", "BitShift": "Mul", "RandomNormal": "random",
+    "SequenceConstruct": "Concat", "QuantizeLinear": "floating point", "ConvInteger": "floating point",
+    "StringConcat": "text", "RotaryEmbedding": "Slice", "TensorScatter": "ScatterND", "HannWindow": "constant",
+    "SoftmaxCrossEntropyLoss": "LogSoftmax", "Relu6": "Relu", "BatchNorm": "without it",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_operators_that_are_left_out_come_with_advice(read, name):
+    node = helper.make_node(name, ["x"], ["y"], name="bar")
+    refuse(read, network([node]), f"{name} (node bar)", LEFT_OUT[name], kind=UnsupportedOperatorError)
+
+
+def test_advice_names_supported_operators_only():
+    known = {schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == ""}
+    for name, advice in _INSTEAD.items():
+        assert name in known and name not in HANDLERS
+        named = set(re.findall(r"[A-Za-z0-9]+", advice)) & known
+        assert named <= set(HANDLERS) | {"If", "Loop", "Scan"}, name
+
+
+def test_every_operator_of_the_standard_is_imported_or_refused_by_name(read):
+    for schema in onnx.defs.get_all_schemas():
+        if schema.domain == "" and schema.name not in HANDLERS:
+            node = helper.make_node(schema.name, ["x"], ["y"], name="bar")
+            refuse(read, network([node]), schema.name, "node bar", kind=UnsupportedOperatorError)
 
 
 def test_nodes_that_no_output_needs_are_not_looked_at(read):

@@ -13,6 +13,7 @@ from provenn.bounds.graph import Graph, evaluate, read_onnx
 from provenn.bounds.ops import OPS, prepare
 from provenn.bounds.propagate.interval import interval_boxes
 from provenn.bounds.propagate.plan import Plan
+from provenn.errors import UnsupportedOperatorError
 
 RANDOM = np.random.default_rng(11)
 KINDS = {"f": TensorProto.FLOAT, "d": TensorProto.DOUBLE, "i": TensorProto.INT64, "b": TensorProto.BOOL}
@@ -242,6 +243,32 @@ CASES: list[tuple] = [
      const(a=real(3), b=real(3), m=real(3), v=np.abs(real(3)))),
     ("BatchNormalization 15", 15, one("BatchNormalization", ("x", "a", "b", "m", "v")), {"x": (2, 3)},
      const(a=real(3), b=real(3), m=real(3), v=np.abs(real(3)))),
+    # compounds
+    ("Mean", 13, one("Mean", ("x", "z", "c")), {"x": (4,), "z": (3, 1)}, const(c=real(3, 4))),
+    *[(f"Einsum {e}", 13, one("Einsum", ("x", "z"), equation=e), {"x": p, "z": q}, {}) for e, p, q in (
+      ("ij,jk->ik", (2, 3), (3, 4)), ("bhid,bhjd->bhij", (1, 2, 3, 4), (1, 2, 5, 4)), ("i,j", (3,), (4,)),
+      ("ij,ij->", (2, 3), (2, 3)), ("...ij,...jk->...ik", (2, 5, 3, 4), (2, 5, 4, 2)), ("bi,bj->bij", (2, 3), (2, 4)),
+      ("ij,jk->ki", (2, 3), (3, 4)), ("ii,ij->j", (3, 3), (3, 4)), (" ij , kl -> jl ", (2, 3), (4, 2)))],
+    *[(f"Einsum {e} constant", 13, one("Einsum", ("x", "c"), equation=e), {"x": p}, const(c=real(*q))) for e, p, q in (
+      ("ij,jk->ik", (2, 3), (3, 4)), ("bij,bjk->bki", (2, 3, 4), (2, 4, 2)), ("ij,k->ijk", (2, 3), (4,)),
+      ("ij,i->j", (2, 3), (2,)))],
+    ("Einsum left", 13, one("Einsum", ("c", "x"), equation="ij,bjk->bik"), {"x": (2, 3, 4)}, const(c=real(5, 3))),
+    ("Einsum three", 13, one("Einsum", ("x", "c", "z"), equation="ij,jk,kl->il"), {"x": (2, 3), "z": (4, 2)},
+     const(c=real(3, 4))),
+    *[(f"Einsum {e}", 13, one("Einsum", equation=e), {"x": p}, {}) for e, p in (
+      ("ij->ji", (2, 3)), ("ijk->j", (2, 3, 4)), ("ii->i", (3, 3)), ("ii", (3, 3)), ("b...->...b", (2, 3, 4)))],
+    *[(f"Hardmax {n} {a}", n, one("Hardmax", axis=a), V, {}, tied) for n in (11, 13) for a in (1, 2, -1)],
+    *[(f"LpPool {p}", 18, one("LpPool", kernel_shape=[3, 2], strides=[2, 1], pads=[1, 0, 1, 1], p=p), V, {})
+      for p in (1, 2, 4)],
+    ("GlobalLpPool", 13, one("GlobalLpPool"), V, {}),
+    ("MeanVarianceNormalization", 13, one("MeanVarianceNormalization", axes=[0, 2]), V, {}),
+    ("Shrink", 13, one("Shrink", lambd=0.4, bias=0.1), V, {}),
+    ("Shrink soft", 13, one("Shrink", lambd=0.4, bias=0.4), V, {}),
+    ("Cosh", 13, one("Cosh"), V, {}),
+    ("Sinh", 13, one("Sinh"), V, {}),
+    ("Atanh", 13, one("Atanh"), V, {}, lambda *s: RANDOM.uniform(-0.95, 0.95, s)),
+    ("Acosh", 13, one("Acosh"), V, {}, lambda *s: RANDOM.uniform(1.05, 4, s)),
+    ("Mod float", 13, one("Mod", ("x", "c"), fmod=1), V, const(c=np.float32([0.7, -0.3, 1, 2]))),
     # reductions
     *[(f"{name} 11", 11, one(name, axes=[1, -1], keepdims=0), V, {}, positive) for name in ("ReduceSum", "ReduceMean",
       "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "ReduceLogSum",
@@ -296,6 +323,25 @@ INTEGER_CASES = [
 def test_integer_results(case, tmp_path):
     _, opset, node, variables, constants, draw = case
     check(model([node], variables, constants, ("y",), opset, TensorProto.INT64), tmp_path, variables, draw)
+
+
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_the_largest_values_in_order(count, largest, tmp_path):
+    made = model([one("TopK", ("x", "k"), ("y", "i"), axis=3, largest=largest)], V, const(k=whole(count)))
+    check(made, tmp_path, V)
+    places = model([one("TopK", ("x", "k"), ("v", "y"), axis=3, largest=largest)], V, const(k=whole(count)),
+                   output_type=TensorProto.INT64)  # fmt: skip
+    if count == 1:
+        check(places, tmp_path, V, tied)
+    else:
+        with pytest.raises(UnsupportedOperatorError, match="'y'"):
+            save(places, tmp_path)
+
+
+def test_remainder_of_integers(tmp_path):
+    nodes = [cast("x", "i", TensorProto.INT64), one("Mod", ("i", "k"), ("j",)), cast("j", "y")]
+    check(model(nodes, V, const(k=whole(3, -4, 5, -1))), tmp_path, V, lambda *s: RANDOM.integers(-20, 20, s))
 
 
 def cast(source: str, target: str, to: int = TensorProto.FLOAT):
