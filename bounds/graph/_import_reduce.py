@@ -118,8 +118,7 @@ def _standardised(
     variance = b.mean(b.unary("pow", centred, exponent=2.0), axes, True)
     number = Constant(np.asarray(np.float32(epsilon)))
     deviation = b.unary("sqrt", b.affine(variance, shift=number))
-    reciprocal = b.unary("reciprocal", deviation)
-    return b.binary("mul", centred, reciprocal), mean, reciprocal
+    return b.binary("div", centred, deviation), mean, b.unary("reciprocal", deviation)
 
 
 def _affine(op: Application, x: Value, scale: Operand | None, shift: Operand | None) -> Value:

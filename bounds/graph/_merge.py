@@ -19,6 +19,7 @@ from provenn.bounds.graph._constants import Constant
 from provenn.bounds.graph._fuse import Lists, Matrices, attribute, count_readers, fuse, prune, with_constants
 from provenn.bounds.graph._graph import Node
 from provenn.bounds.graph._recognise import recognise
+from provenn.bounds.graph._share import share
 
 
 @dataclass(frozen=True)
@@ -212,11 +213,11 @@ def _run(nodes: Sequence[Node], readers: Sequence[int], index: int) -> tuple[int
 
 
 def simplify(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -> Lists:
-    """Recognise activations, then fuse and merge until nothing changes.
+    """Merge equal expressions, recognise functions, then fuse and merge until nothing changes.
 
     Merged neurons bring linear operators together, and joined linear operators show parallel neurons.
     """
-    found = prune(*fuse(*prune(*recognise(nodes, inputs, outputs))))
+    found = prune(*fuse(*prune(*recognise(*share(nodes, inputs, outputs)))))
     while True:
         before = _relu_count(found[0])
         found = prune(*fuse(*merge_parallel(*found)))

@@ -1,13 +1,14 @@
-"""Recognises activations that exporters spell out, so that one tight relaxation bounds them.
+"""Recognises functions that exporters spell out, so that one tight relaxation bounds them.
 
-Every rewrite is exact for the stored constants: where the file's 0.70710677 is not the square root of
-one half, the operator is applied to a slightly scaled argument. What is not recognised stays as it is.
+Every rewrite holds for the stored constants: where the file's 0.70710677 is not the square root of one half, the
+operator is applied to a slightly scaled argument, or the result gets a radius that covers the difference. What is not
+recognised stays as it is. ``_fragments`` lists what is known of one variable, ``_normalise`` of whole axes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,170 +18,146 @@ from provenn.bounds.graph._constants import Constant
 from provenn.bounds.graph._fuse import Lists, attribute
 from provenn.bounds.graph._graph import Node
 
-_ROOT_2 = Constant(np.asarray(np.sqrt(2.0)), None, np.asarray(2.0**-52))
-_ONE, _TWO = constants.scalar(1.0), constants.scalar(2.0)
-
-Scaled = tuple[int, Constant]
+ONE = constants.scalar(1.0)
 
 
-def _number(constant: Constant | None, default: Constant | None) -> Constant | None:
+@dataclass(frozen=True)
+class Match:
+    """``outer * operator(inner * source)``, up to ``radius`` where the operator's own constants differ from the file's.
+
+    The operator ``identity`` stands for ``inner * source`` alone.
+    """
+
+    operator: str
+    source: int
+    inner: Constant = ONE
+    outer: Constant = ONE
+    attributes: dict[str, Any] = field(default_factory=dict)
+    radius: float = 0.0
+
+
+def number(constant: Constant | None, default: Constant | None) -> Constant | None:
     """A constant that is the same number everywhere, as a scalar; ``default`` where it is absent."""
     if constant is None:
         return default
-    values, radii = np.unique(constant.value), np.unique(0.0 if constant.radius is None else constant.radius)
-    if values.size != 1 or radii.size != 1:
+    if constant.value.size == 0 or (constant.value != constant.value.flat[0]).any():
         return None
-    radius = None if constant.radius is None else radii.reshape(())
-    return Constant(values.reshape(()), None, radius)
+    value = np.asarray(constant.value.flat[0], np.float64)
+    return Constant(value, None, None if constant.radius is None else np.asarray(np.max(constant.radius), np.float64))
 
 
-class _Reader:
-    """Looks at values through reshapes that change nothing and affine maps with one factor."""
+def equals(constant: Constant | None, value: float) -> bool:
+    """Whether a number is exactly this one."""
+    return constant is not None and constant.radius is None and bool((constant.value == value).all())
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A value as ``scale * source + shift`` with numbers; no shift is None."""
+
+    source: int
+    scale: Constant
+    shift: Constant | None
+
+
+class Reader:
+    """Looks at values through affine maps with one factor and one shift."""
 
     def __init__(self, nodes: list[Node]):
         self.nodes = nodes
 
-    def affine(self, index: int) -> tuple[int, Constant | None, Constant | None] | None:
-        """Write a value as ``scale * source + shift`` with numbers; None where they are not numbers."""
-        node = self.nodes[index]
-        if node.operator != "affine" or self.nodes[node.inputs[0]].shape != node.shape:
-            return index, _ONE, None
-        scale, shift = _number(attribute(node, "scale"), _ONE), attribute(node, "shift")
-        number = _number(shift, None)
-        if scale is None or (shift is not None and number is None):
-            return None
-        return node.inputs[0], scale, number
+    def chain(self, index: int) -> Iterator[Affine]:
+        """The value itself, then what it is an affine map of, as far as there are such maps."""
+        found = Affine(index, ONE, None)
+        yield found
+        while True:
+            node = self.nodes[found.source]
+            if node.operator != "affine" or self.nodes[node.inputs[0]].shape != node.shape:
+                return
+            scale, shift = number(attribute(node, "scale"), ONE), attribute(node, "shift")
+            moved = number(shift, None)
+            if scale is None or (shift is not None and moved is None):
+                return
+            total = found.shift
+            if moved is not None:
+                part = constants.multiply(found.scale, moved)
+                total = part if total is None else constants.add(total, part)
+            found = Affine(node.inputs[0], constants.multiply(found.scale, scale), total)
+            yield found
 
-    def scaled(self, index: int) -> Scaled | None:
-        """Write a value as ``scale * source``."""
-        found = self.affine(index)
-        if found is None or found[1] is None or found[2] is not None:
-            return index, _ONE
-        return found[0], found[1]
+    def affine(self, index: int) -> Affine:
+        """The value in terms of the last link of its chain."""
+        *_, last = self.chain(index)
+        return last
+
+    def multiples(self, index: int) -> list[Affine]:
+        """The value as a multiple of itself, or of what it is made of without a shift."""
+        return [link for link in self.chain(index) if link.shift is None and not (link.scale.value == 0).any()]
+
+    def relative(self, index: int, source: int) -> Constant | None:
+        """The factor c with ``value = c * source``, or None."""
+        return next((link.scale for link in self.multiples(index) if link.source == source), None)
+
+    def common(self, x: int, y: int) -> tuple[int, Constant, Constant] | None:
+        """A value of which both are multiples, and the two factors."""
+        for link in self.multiples(x):
+            factor = self.relative(y, link.source)
+            if factor is not None:
+                return link.source, link.scale, factor
+        return None
 
     def operand(self, index: int, operator: str) -> int | None:
         node = self.nodes[index]
         return node.inputs[0] if node.operator == operator else None
 
 
-def _relative(reader: _Reader, index: int, source: int) -> Constant | None:
-    """The factor c with ``value = c * source``, or None."""
-    if index == source:
-        return _ONE
-    found = reader.scaled(index)
-    return found[1] if found is not None and found[0] == source else None
+Rule = Callable[[Reader, Node], Match | Node | None]
+"""What a node is: a function of one value, a better node in its place, or None."""
 
 
-Match = tuple[str, int, Constant, Constant]
-"""operator, source, inner factor and outer factor: ``outer * operator(inner * source)``."""
-
-
-def _product(reader: _Reader, x: int, gate: int) -> Match | None:
-    """``x * gate`` where the gate is a sigmoid, an error function, a soft plus or a clip of x."""
-    base = reader.scaled(x)
-    outside = reader.affine(gate)
-    if base is None or outside is None or outside[1] is None:
-        return None
-    # A shared factor may have been applied to x before: try x itself, then what it is a multiple of.
-    for source, factor in dict.fromkeys(((x, _ONE), base)):
-        found = _gate(reader, source, *outside)  # type: ignore[arg-type]
-        if found is not None:
-            operator, inner, outer = found
-            return operator, source, inner, constants.multiply(factor, outer)
-    return None
-
-
-def _gate(
-    reader: _Reader, source: int, core: int, scale: Constant, shift: Constant | None
-) -> tuple[str, Constant, Constant] | None:
-    """Recognise ``source * (scale * core + shift)`` as ``outer * operator(inner * source)``."""
-    if shift is not None:
-        argument = reader.operand(core, "erf")
-        inner = None if argument is None else _relative(reader, argument, source)
-        if (
-            inner is None
-            or shift.radius is not None
-            or scale.radius is not None
-            or scale.value != shift.value
-        ):
-            return None
-        if not inner.value > 0:
-            return None
-        # gelu(t) = t (1 + erf(t / sqrt 2)) / 2 at t = sqrt 2 inner x is sqrt 2 inner x (1 + erf(inner x)) / 2.
-        factor = constants.multiply(_ROOT_2, inner)
-        return "gelu", factor, constants.divide(constants.multiply(scale, _TWO), factor)
-    argument = reader.operand(core, "sigmoid")
-    inner = None if argument is None else _relative(reader, argument, source)
-    if inner is not None and inner.value != 0:
-        return "silu", inner, constants.divide(scale, inner)
-    argument = reader.operand(core, "tanh")
-    argument = None if argument is None else reader.operand(argument, "softplus")
-    if argument == source:
-        return "mish", _ONE, scale
-    if _is_clip_of_shifted(reader, core, source):
-        return "hard_swish", _ONE, constants.multiply(scale, constants.scalar(6.0))
-    return None
-
-
-def _is_clip_of_shifted(reader: _Reader, core: int, source: int) -> bool:
-    """clip(source + 3, 0, 6)."""
-    node = reader.nodes[core]
-    if node.operator != "clip" or node.attributes.get("lower") != 0.0 or node.attributes.get("upper") != 6.0:
-        return False
-    found = reader.affine(node.inputs[0])
-    if found is None or found[1] is None or found[2] is None:
-        return False
-    exact = found[1].radius is None and found[2].radius is None
-    return exact and found[0] == source and found[1].value == 1.0 and found[2].value == 3.0
-
-
-def _softplus(reader: _Reader, node: Node) -> Match | None:
-    """log(1 + exp(x))."""
-    found = reader.affine(node.inputs[0]) if node.operator == "log" else None
-    if found is None or found[1] is None or found[2] is None:
-        return None
-    argument = reader.operand(found[0], "exp")
-    one = (
-        found[1].value == 1.0
-        and found[2].value == 1.0
-        and found[1].radius is None
-        and found[2].radius is None
-    )
-    return ("softplus", argument, _ONE, _ONE) if argument is not None and one else None
-
-
-def _match(reader: _Reader, node: Node) -> Match | None:
-    if node.operator == "mul":
-        x, y = node.inputs
-        return _product(reader, x, y) or _product(reader, y, x)
-    return _softplus(reader, node)
-
-
-def _scale(nodes: list[Node], node: Node, source: int, factor: Constant) -> int:
-    """Append ``factor * source`` unless the factor is 1."""
-    if factor.radius is None and factor.value == 1.0:
+def _scale(nodes: list[Node], node: Node, source: int, factor: Constant, radius: float) -> int:
+    """Append ``factor * source`` up to a radius unless that is the source."""
+    if factor.radius is None and factor.value == 1.0 and radius == 0.0:
         return source
-    attributes: dict[str, Any] = {"scale": np.asarray(factor.value, np.float64)}
+    attributes: dict[str, Any] = {}
+    if factor.radius is not None or factor.value != 1.0:
+        attributes["scale"] = np.asarray(factor.value, np.float64)
     if factor.radius is not None:
         attributes["scale_radius"] = np.asarray(factor.radius, np.float64)
+    if radius:
+        attributes |= {"shift": np.zeros(()), "shift_radius": np.asarray(radius)}
     nodes.append(replace(node, operator="affine", inputs=(source,), attributes=attributes))
     return len(nodes) - 1
 
 
+def _append(nodes: list[Node], node: Node, found: Match) -> int:
+    """Append the nodes of a match in the place of a node; return where the value is."""
+    argument = _scale(nodes, node, found.source, found.inner, 0.0)
+    if found.operator != "identity":
+        made = replace(node, operator=found.operator, inputs=(argument,), attributes=found.attributes)
+        nodes.append(made)
+        argument = len(nodes) - 1
+    size = abs(float(found.outer.value)) + (0.0 if found.outer.radius is None else float(found.outer.radius))
+    return _scale(nodes, node, argument, found.outer, found.radius * size * (1 + 2.0**-40))
+
+
 def recognise(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -> Lists:
-    """Replace spelled-out activations; nodes that lose their readers are left for ``prune``."""
+    """Replace spelled-out functions; nodes that lose their readers are left for ``prune``."""
+    from provenn.bounds.graph._fragments import RULES
+
     result: list[Node] = []
     position: list[int] = []
-    reader = _Reader(result)
+    reader = Reader(result)
     for node in nodes:
         moved = replace(node, inputs=tuple(position[operand] for operand in node.inputs))
-        found = _match(reader, moved)
+        found = next((m for rule in RULES.get(node.operator, ()) if (m := rule(reader, moved)) is not None), None)
         if found is None:
             result.append(moved)
             position.append(len(result) - 1)
             continue
-        operator, source, inner, outer = found
-        argument = _scale(result, moved, source, inner)
-        result.append(replace(moved, operator=operator, inputs=(argument,), attributes={}))
-        position.append(_scale(result, moved, len(result) - 1, outer))
+        if isinstance(found, Node):
+            result.append(found)
+            position.append(len(result) - 1)
+        else:
+            position.append(_append(result, moved, found))
     return result, [position[i] for i in inputs], [position[o] for o in outputs]

@@ -154,7 +154,9 @@ def _div_interval(p: Prepared, x: Box, y: Box) -> Box:
         low, high = torch.minimum(low, value), torch.maximum(high, value)
     low, high = outward(low, high, 1.0)
     known = _nonzero(y)
-    return torch.where(known, low, -torch.inf), torch.where(known, high, torch.inf)
+    low, high = torch.where(known, low, -torch.inf), torch.where(known, high, torch.inf)
+    image = p.node.attributes.get("image")  # of a quotient whose operands cannot be anywhere in their boxes at once
+    return (low, high) if image is None else (low.clamp(min=image[0]), high.clamp(max=image[1]))
 
 
 def _div_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
@@ -176,13 +178,15 @@ def _div_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
     b = c * _reciprocal_slope(safe, c <= 0)
     upper = upper_plane(torch.div, _div_points(x, safe, b), a, b, high, 1.0)
     zero = torch.zeros_like(low)
-    return tuple(
-        Plane(
-            tuple(torch.where(known, slope, zero) for slope in plane.slopes),
-            torch.where(known, plane.offset, end),
-        )
-        for plane, end in ((lower, low), (upper, high))
-    )  # type: ignore[return-value]
+    planes = []
+    for plane, end, sign in ((lower, low, 1.0), (upper, high, -1.0)):
+        keep = known
+        if "image" in p.node.attributes:  # the constant is better where the plane's middle lies beyond it
+            middle = plane.slopes[0] * (x[0] + x[1]) / 2 + plane.slopes[1] * (y[0] + y[1]) / 2 + plane.offset
+            keep = known & (sign * middle >= sign * end)
+        slopes = tuple(torch.where(keep, slope, zero) for slope in plane.slopes)
+        planes.append(Plane(slopes, torch.where(keep, plane.offset, end)))
+    return planes[0], planes[1]
 
 
 def _reciprocal_slope(y: Box, below: Tensor) -> Tensor:
