@@ -167,7 +167,7 @@ def _two_slope_lines(
     own = high / torch.where(width > 0, width, 1.0) + negative * (-low / torch.where(width > 0, width, 1.0))
     k = torch.where(chord_slope.isnan(), own, chord_slope)
     k = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, negative, k))
-    at_low, at_high = negative * low, high
+    at_low, at_high = torch.where(negative == 0, 0.0, negative * low), high  # an infinite end times slope 0 is 0
     first, second = at_low - k * low, at_high - k * high
     slack = (at_low.abs() + at_high.abs() + (k * low).abs() + (k * high).abs()) * (2 * info.eps) + info.tiny
     b = torch.where(convex, torch.maximum(first, second) + slack, torch.minimum(first, second) - slack)

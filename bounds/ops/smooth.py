@@ -132,7 +132,13 @@ def _selu_derivative(p: Prepared, x: Tensor) -> Tensor:
 
 
 def _selu_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
-    return _elu_candidates(p, torch.nan_to_num(slope / p.tensors["gamma"]), lower, upper)
+    """As for elu; ``k / (gamma alpha)`` next to 1 may lose a root next to 0, where values have no slack of their own.
+
+    The root is off by d of a few eps, and ``f''`` is at most ``gamma alpha``.
+    """
+    zero, (inner, _, _) = _elu_candidates(p, torch.nan_to_num(slope / p.tensors["gamma"]), lower, upper)
+    lost = (p.tensors["gamma"] * p.tensors["alpha"]).abs() * (4 * torch.finfo(lower.dtype).eps) ** 2
+    return [zero, (inner, None, lost)]
 
 
 def _celu(p: Prepared, x: Tensor) -> Tensor:

@@ -64,7 +64,8 @@ def _softmax_parts(prepared: Prepared, box: Box) -> tuple[Tensor, Tensor, Tensor
 def _softmax_interval(prepared: Prepared, box: Box) -> Box:
     low, high, other_low, other_high, _, error = _softmax_parts(prepared, box)
     tiny = _SMALL if low.dtype == torch.float64 else 1e-37
-    first = low / (low + other_high + tiny) * (1.0 - error)
+    # An exponential in the range of underflow has no relative accuracy: nothing but softmax >= 0 is claimed of it.
+    first = torch.where(low < tiny, 0.0, low / (low + other_high + tiny) * (1.0 - error))
     high = high.clamp(min=tiny)
     last = high / (high + other_low) * (1.0 + error)
     first, last = without_nan(first, last)

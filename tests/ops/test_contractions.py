@@ -129,7 +129,9 @@ def test_what_cannot_be_bounded_is_constant() -> None:
     """Infinite boxes leave the image, not NaN."""
     for case in ("softmax", "log_softmax", "matmul"):
         operator, prepared, shapes = made(case)
-        boxes = [(torch.zeros(1, *s, dtype=FLOAT), torch.full((1, *s), torch.inf, dtype=FLOAT)) for s in shapes]
+        boxes = [
+            (torch.zeros(1, *s, dtype=FLOAT), torch.full((1, *s), torch.inf, dtype=FLOAT)) for s in shapes
+        ]
         for plane in operator.relax(prepared, None, *boxes):
             assert not any(s.isnan().any() or s.isinf().any() for s in plane.slopes)
             assert not plane.offset.isnan().any()
