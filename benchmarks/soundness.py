@@ -37,7 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--cases", type=int, default=100_000, help="cases for each line")
     parser.add_argument(
-        "--operator", nargs="*", help="names of operators, or beginnings of the labels printed"
+        "--operator", nargs="*", help="names of operators, or labels as printed"
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -46,7 +46,7 @@ def main() -> int:
         check
         for check in load().CHECKS
         if not arguments.operator
-        or any(check.operator == name or check.label.startswith(name) for name in arguments.operator)
+        or not {check.operator, check.label}.isdisjoint(arguments.operator)
     ]
     if not checks:
         parser.error(f"no check got --operator {arguments.operator}")

@@ -37,7 +37,9 @@ def _zero(p: Prepared) -> tuple:
 
 
 def _positive(slope: Tensor, most: float = math.inf) -> Tensor:
-    return slope.clamp(min=torch.finfo(slope.dtype).tiny, max=most)
+    """At least the smallest positive number: the roots of slopes below the normal range count on large boxes."""
+    info = torch.finfo(slope.dtype)
+    return slope.clamp(min=info.tiny * info.eps, max=most)
 
 
 # -- sigmoid, tanh, atan, erf, softsign: odd up to a shift, one inflection -----------------------------

@@ -100,6 +100,15 @@ def test_a_slope_next_to_the_derivative_of_selu_at_0():
     assert -1e-28 < offset <= value - LONG(slope.item()) * x
 
 
+def test_a_slope_of_the_reciprocal_below_the_normal_range():
+    """``1/x + 5e-324 x`` is least at 4.5e161; the root of the least normal number is 6.7e153."""
+    op, p = record("reciprocal")
+    slope, low, high = (torch.tensor([x], dtype=FLOAT) for x in (-5e-324, 2.0, 1e190))
+    x = 1 / np.sqrt(LONG(5e-324))
+    least = 1 / x + LONG(5e-324) * x
+    assert 0.9 * least < relaxation.lower_offset(op, p, slope, low, high).item() <= least
+
+
 def test_softmax_whose_exponentials_underflow():
     """``exp(-0.2 - 724.3)`` keeps nine digits; the lower bound that was made of it was above the value."""
     op, p = record("softmax", (2,), axis=0)

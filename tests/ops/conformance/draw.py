@@ -31,6 +31,7 @@ def boxes(random: Random, count: int, special: Array, domain: tuple[float, float
     other = random.choice(special, count) if special.size else near
     left, right = magnitudes(random, (2, count))
     little = magnitudes(random, (2, count), -16.0, 1.0)
+    huge = magnitudes(random, count, 6.0, max(6.0, np.log10(np.abs(domain).max())))
     ulps = np.abs(centre) * 2.0**-52 * random.integers(1, 40, count)
     inside = (
         random.uniform(np.maximum(domain[0], -20.0), np.minimum(domain[1], 20.0), (2, count))
@@ -63,6 +64,8 @@ def boxes(random: Random, count: int, special: Array, domain: tuple[float, float
         (np.full(count, domain[0]), np.full(count, domain[0]) + right),
         (np.full(count, domain[1]) - left, np.full(count, domain[1])),
         (inside[0] * 2.0**-20, inside[1]),
+        (sign * huge, sign * huge * (1 + little[0])),
+        (near, sign * huge),
     ]
     kind = random.integers(0, len(kinds), count)
     ends = np.stack([np.stack(np.broadcast_arrays(*pair)) for pair in kinds])[kind, :, np.arange(count)]

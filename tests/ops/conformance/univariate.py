@@ -171,7 +171,7 @@ def _neighbours(point: Array) -> Array:
 
 def _rounded(end: Array, case: Case) -> Array:
     """Ends of a box as float32 numbers inside the domain."""
-    single = end.astype(np.float32)
+    single = np.clip(end, -1e30, 1e30).astype(np.float32)
     single = np.where(single < case.domain[0], np.nextafter(single, np.float32(np.inf)), single)
     return np.where(single > case.domain[1], np.nextafter(single, np.float32(-np.inf)), single).astype(float)
 
