@@ -101,6 +101,8 @@ class Fixed:
         # Several rows of a clause: one combination of them is bounded, with weights that are sought.
         self.weighted = clauses.rows.shape[1] > 1
         self._kept: Tensor | None = None
+        self._multipliers = 0
+        """Where the multipliers of the columns start among the parameters that domains inherit."""
         jumps = {
             v: torch.full((1, *self.search.shape(v)), v in self.columns.jumps) for v in self.columns.values
         }
@@ -185,6 +187,8 @@ class Fixed:
             place = dict(zip(self.columns.values, self.columns.elements, strict=False))
             parts = []
             for segment in objective.layout.segments:
+                if segment.kind == "beta" and segment.index == self.columns.values[0]:
+                    self._multipliers = sum(part.numel() for part in parts)
                 if segment.kind == "logit":
                     parts.append(segment.start + torch.arange(segment.size, device=self.problem.device))
                     continue
@@ -393,19 +397,29 @@ class Fixed:
         jump = self._jumps[column]
         first = jump & (fields["lower"].gather(1, column) == point)
         highest, lowest = torch.where(jump & ~first, -JUMP_STEP, point), torch.where(first, JUMP_STEP, point)
-        one = torch.ones_like(column, dtype=torch.int8)
+        # Both ends hold; the constraint is the one whose multiplier is at work already, else the new one.
+        before, used = fields["sign"].gather(1, column), self._used(fields, column)
+        one = torch.ones_like(before)
         fields = dict(fields, depth=fields["depth"] + 1)
         below = dict(
             fields,
             upper=fields["upper"].scatter(1, column, highest),
-            sign=fields["sign"].scatter(1, column, -one),
+            sign=fields["sign"].scatter(1, column, torch.where(used, before, -one)),
         )
         above = dict(
             fields,
             lower=fields["lower"].scatter(1, column, lowest),
-            sign=fields["sign"].scatter(1, column, one),
+            sign=fields["sign"].scatter(1, column, torch.where(used, before, one)),
         )
         return {name: torch.cat([below[name], above[name]]) for name in fields}
+
+    def _used(self, fields: Fields, column: Tensor) -> Tensor:
+        """Whether the multiplier of a column ``[domains, 1]`` is positive."""
+        if self._kept is None or "parameters" not in fields:
+            return torch.zeros_like(column, dtype=torch.bool)
+        place = self._multipliers + column
+        rows = fields["parameters"].shape[1]
+        return (fields["parameters"].gather(2, place.unsqueeze(1).expand(-1, rows, -1)) > 0).any(1)
 
     def splittable(self, fields: Fields) -> Tensor:
         return fields["column"] >= 0
