@@ -8,7 +8,7 @@ positive.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,55 +16,25 @@ from torch import Tensor
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.alpha import proven_bound
 from provenn.bounds.propagate.conjunction import Conjunction
-from provenn.bounds.propagate.intermediate import unstable
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
-from provenn.bounds.propagate.plan import Plan
+from provenn.verifier.columns import columns_of, reads_with_gap
 from provenn.verifier.planes import Planes, planes_of
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
+from provenn.verifier.rates import Ranged
 from provenn.verifier.root import Facts
+from provenn.verifier.scores import Bounded, at_minimiser, by_intercept, by_shortcut
+from provenn.verifier.shortcuts import Shortcuts, shortcuts_of
 
 # The open end of a box at the jump of a sign: the number next to 0 (see relaxation.open_end).
 JUMP_STEP = torch.finfo(torch.float32).tiny
 
-# Weight of a line's offset against its gap at the minimiser in the score of a split (docs/decisions.md has the
-# counts).
-OFFSET_SHARE = 0.3
 
 # The weights of a clause's rows: sizes of their steps at a root and below it, and how many more steps a root gets.
 FIRST_RATE, RATE, FIRST_STEPS = 2.0, 0.5, 4
 # Combinations of a clause's rows that a domain hands on.
 KEPT = 2
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The splittable scalars: for each value its flat elements and where they sit among all columns."""
-
-    values: tuple[int, ...]
-    elements: tuple[Tensor, ...]
-    start: tuple[int, ...]
-    total: int
-    jumps: frozenset[int] = frozenset()
-    """Values that a sign reads, and nothing else with a relaxation (``bounds.graph.lattice``)."""
-
-
-def columns_of(plan: Plan, facts: Facts, output: int) -> Columns:
-    """Every element of a value that an elementwise operator reads with a gap."""
-    values, elements, start, total = [], [], [], 0
-    below = set(plan.relaxed_below(output))
-    for value, box in facts.boxes.items():
-        if not any(i in below and isinstance(plan.operators[i], Univariate) for i in plan.consumers[value]):
-            continue
-        found = unstable(plan, value, box).flatten().nonzero().squeeze(1)
-        if found.numel():
-            values.append(value)
-            elements.append(found)
-            start.append(total)
-            total += found.numel()
-    jumps = frozenset(v for v in values if any(plan.operators[i].name == "sign" for i in plan.consumers[v]))
-    return Columns(tuple(values), tuple(elements), tuple(start), total, jumps)
 
 
 class Fixed:
@@ -83,6 +53,7 @@ class Fixed:
         *,
         steps: int,
         candidates: int = 1,
+        score: str = "minimiser",
         target: int | None = None,
         deadline: float = math.inf,
     ):
@@ -91,6 +62,7 @@ class Fixed:
         self.target = problem.output if target is None else target
         self.exact, self.search = problem.plan(torch.float64), problem.plan(torch.float32)
         self.steps, self.candidates, self.deadline = steps, candidates, deadline
+        self.score = score
         self.columns = columns_of(self.search, facts, self.target)
         self.boxes = {torch.float32: facts.cast(torch.float32), torch.float64: facts.boxes}
         self.inputs = {
@@ -134,23 +106,10 @@ class Fixed:
         }
 
     def _gather(self, dense: dict[int, Tensor]) -> Tensor:
-        """Columns ``[domains, columns]`` of dense tensors ``[domains, *shape]``."""
-        parts = [
-            dense[v].flatten(1)[:, e]
-            for v, e in zip(self.columns.values, self.columns.elements, strict=False)
-        ]
-        return torch.cat(parts, 1) if parts else torch.zeros(1, 0, device=self.problem.device)
+        return self.columns.gather(dense)
 
     def _spread(self, base: dict[int, Tensor], flat: Tensor, dtype: torch.dtype) -> dict[int, Tensor]:
-        """Dense tensors ``[domains, *shape]`` of the values with columns: ``base`` with the columns replaced."""
-        result = {}
-        for value, elements, start in zip(
-            self.columns.values, self.columns.elements, self.columns.start, strict=False
-        ):
-            dense = base[value].flatten(1).expand(flat.shape[0], -1).clone()
-            dense[:, elements] = flat[:, start : start + elements.numel()].to(dtype)
-            result[value] = dense.view(flat.shape[0], *self.search.shape(value))
-        return result
+        return self.columns.spread(self.search, base, flat, dtype)
 
     def objective(self, fields: Fields, dtype: torch.dtype) -> Objective:
         """The bound of every domain's rows as a function of slopes and multipliers."""
@@ -167,11 +126,11 @@ class Fixed:
             point[value] = torch.where(point[value].abs() == JUMP_STEP, 0.0, point[value])
         rows, splits = self.rows[fields["clause"]].to(dtype), Splits(sign, point)
         if not self.weighted:
-            return Objective(plan, self.target, rows, boxes, self.inputs[dtype], splits)
+            return Ranged(plan, self.target, rows, boxes, self.inputs[dtype], splits)
         known, threshold = fields.get("parameters"), self.clauses.threshold[fields["clause"]].to(dtype)
         together = Conjunction(rows, threshold, FIRST_RATE if known is None else RATE)
         combinations = together.count + 1 if known is None else known.shape[1]
-        return Objective(
+        return Ranged(
             plan, self.target, rows, boxes, self.inputs[dtype], splits, conjunction=together,
             combinations=combinations,
         )  # fmt: skip
@@ -285,47 +244,30 @@ class Fixed:
         if count == 0:
             kept["column"] = torch.full_like(kept["column"], -1)
             return
-        score = self._scores(found, open_, row).masked_fill(~splittable, -1)
+        bounded = Bounded(self.search, self.columns, objective.boxes, found, open_, row)
+        score = self._scores(kept, bounded, splittable)
         proposals = score.topk(count, 1).indices
         column = proposals[:, 0] if count == 1 else self._evaluate(kept, proposals, splittable.gather(1, proposals))
         kept["column"] = torch.where(splittable.any(1), column, -1)
         kept["point"] = self._points(kept, kept["column"].clamp(min=0))
 
     def _splittable(self, fields: Fields) -> Tensor:
-        """Columns that an operator still reads with a gap: a break point inside, or a width worth halving."""
+        """Columns that an operator still reads with a gap."""
         lower, upper = fields["lower"], fields["upper"]
-        parts = []
-        for value, elements, start in zip(
-            self.columns.values, self.columns.elements, self.columns.start, strict=False
-        ):
-            low, high = lower[:, start : start + elements.numel()], upper[:, start : start + elements.numel()]
-            parts.append(self._reads_with_gap(value, low, high))
+        parts = [
+            reads_with_gap(self.search, self.columns, value, lower[:, place], upper[:, place])
+            for value, _, place in self.columns
+        ]
         return torch.cat(parts, 1) if parts else torch.zeros_like(lower, dtype=torch.bool)
 
-    def _reads_with_gap(self, value: int, low: Tensor, high: Tensor) -> Tensor:
-        if value in self.columns.jumps:
-            return (low <= 0) & (high >= 0) & (low < high)
-        result = torch.zeros_like(low, dtype=torch.bool)
-        for index in self.search.consumers[value]:
-            operator = self.search.operators[index]
-            if not isinstance(operator, Univariate):
-                continue
-            if operator.piecewise_linear:
-                for point in operator.breakpoints(self.search.prepared[index]):
-                    result |= (low < point) & (high > point)
-            else:
-                result |= (high - low) > 1e-6 * torch.maximum(low.abs(), high.abs()).clamp(min=1e-6)
-        return result
-
     def _points(self, fields: Fields, column: Tensor) -> Tensor:
-        """Where to split: a break point inside the box, else the midpoint."""
-        low = fields["lower"].gather(1, column.unsqueeze(1)).squeeze(1)
-        high = fields["upper"].gather(1, column.unsqueeze(1)).squeeze(1)
+        """Where to split columns ``[domains]`` or ``[domains, k]``: a break point inside the box, else the midpoint."""
+        shape, column = column.shape, column.reshape(column.shape[0], -1)
+        low, high = (fields[end].gather(1, column).flatten() for end in ("lower", "upper"))
+        column = column.flatten()
         result = 0.5 * (low + high)
-        for value, elements, start in zip(
-            self.columns.values, self.columns.elements, self.columns.start, strict=False
-        ):
-            mine = (column >= start) & (column < start + elements.numel())
+        for value, _, place in self.columns:
+            mine = (column >= place.start) & (column < place.stop)
             if value in self.columns.jumps:
                 result = torch.where(mine, 0.0, result)
                 continue
@@ -335,39 +277,26 @@ class Fixed:
                     for point in operator.breakpoints(self.search.prepared[index]):
                         at = torch.as_tensor(point, dtype=low.dtype, device=low.device)
                         result = torch.where(mine & (low < at) & (high > at), at, result)
-        return result
+        return result.view(shape)
 
-    def _scores(self, found: Optimised, open_: Tensor, row: Tensor) -> Tensor:
-        """Cheap scores ``[open, columns]``: the relaxation's gap at the mean minimiser, and a share of what its
-        offset costs."""
-        scores = {}
-        for value in self.columns.values:
-            scores[value] = torch.zeros(open_.numel(), *self.search.shape(value), device=row.device)
-            for index in self.search.consumers[value]:
-                if index in found.trace.positive and isinstance(self.search.operators[index], Univariate):
-                    scores[value] = scores[value] + self._score(index, value, found, open_, row)
-        return self._gather(scores)
+    def _scores(self, fields: Fields, bounded: Bounded, allowed: Tensor) -> Tensor:
+        """Scores ``[open, columns]`` of the open domains ``fields``, of which ``allowed`` columns may be split."""
+        every = torch.arange(self.columns.total, device=allowed.device).expand_as(allowed)
+        points = self._points(fields, every)
+        a = bounded.found.trace.inputs.get(self.problem.input)
+        if self.score == "intercept":
+            score = by_intercept(bounded, points)
+        elif self.score == "shortcut" and a is not None and self.shortcuts is not None:
+            score = by_shortcut(bounded, self.shortcuts, a, points, allowed)
+        else:
+            score = at_minimiser(bounded, points)
+        return torch.nan_to_num(score, nan=0.0).masked_fill(~allowed, -torch.inf)
 
-    def _score(self, index: int, value: int, found: Optimised, open_: Tensor, row: Tensor) -> Tensor:
-        shape = found.bound.shape
-
-        def pick(t: Tensor) -> Tensor:
-            return t.expand(*shape, *t.shape[2:])[open_, row]
-
-        line, z = found.lines[index], pick(found.values[value])
-        negative = found.trace.below(index)
-        assert negative is not None
-        positive, negative = pick(found.trace.positive[index]), pick(negative)
-        low, high = pick(line.lower_slopes[0]) * z, pick(line.upper_slopes[0]) * z
-        cost = torch.zeros_like(z)
-        if line.lower_offset is not None:
-            offset = pick(line.lower_offset)
-            low, cost = low + offset, cost - positive * offset
-        if line.upper_offset is not None:
-            offset = pick(line.upper_offset)
-            high, cost = high + offset, cost - negative * offset
-        y = self.search.operators[index].evaluate(self.search.prepared[index], z)
-        return positive * (y - low) + negative * (y - high) + OFFSET_SHARE * cost.clamp(min=0)
+    @cached_property
+    def shortcuts(self) -> Shortcuts | None:
+        """Linear bounds of the columns in the input, for scores only."""
+        single = torch.float32
+        return shortcuts_of(self.search, self.problem.input, self.columns, self.boxes[single], self.inputs[single])
 
     def _evaluate(self, kept: Fields, proposals: Tensor, allowed: Tensor) -> Tensor:
         """Bound the children of every proposal at the parent's parameters; keep the best worse child.
