@@ -75,9 +75,10 @@ def change_of(
     def there(terms: list[Tensor]) -> Tensor:
         return sum((k * x for k, x in zip(terms, at, strict=False)), terms[-1])
 
-    every = lambda t: None if t is None else twice(t.squeeze(1))  # noqa: E731
-    below = tuple(every(t) for t in reader.lines.lower_slopes), every(reader.lines.lower_offset)
-    above = tuple(every(t) for t in reader.lines.upper_slopes), every(reader.lines.upper_offset)
+    lines = reader.lines
+    slopes = [tuple(twice(t.squeeze(1)) for t in each) for each in (lines.lower_slopes, lines.upper_slopes)]
+    offsets = [None if t is None else twice(t.squeeze(1)) for t in (lines.lower_offset, lines.upper_offset)]
+    below, above = zip(slopes, offsets, strict=True)
     old = through((below, above))
     if isinstance(operator, Univariate):
         kl, bl, ku, bu = relaxation.lines(operator, prepared, lower, upper, None, None)

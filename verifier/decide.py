@@ -221,7 +221,7 @@ def _batches(run: Run) -> Iterator[ClauseBatch]:
 def _decide_clauses(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     """Choose between splitting inputs and splitting neurons, or race them where both may do."""
     free, boxes = run.problem.free_inputs.numel(), clauses.lower.shape[0]
-    if boxes > 1 and free <= run.options.input_split_limit:
+    if boxes > 1 and free <= run.options.input_split_limit and run.options.branching == "all":
         run.say(f"input splits: {boxes} boxes, {free} free inputs; every domain is bounded anew")
         return _by_inputs(run, clauses, numbers)
     ended = "refuted"
@@ -326,7 +326,8 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     small = facts.unstable_rows <= SMALL_ELEMENTS
     slices = SMALL_RACE_SECONDS if small else RACE_SECONDS
     inputs = None
-    if run.problem.free_inputs.numel() <= run.options.input_split_limit and _worth_splitting(run, clauses, facts):
+    few = run.options.branching == "all" and run.problem.free_inputs.numel() <= run.options.input_split_limit
+    if few and _worth_splitting(run, clauses, facts):
         boxes = Rebound(run.problem, clauses)
         opened = _input_roots(run, boxes, clauses, numbers)
         if opened is None:
@@ -342,7 +343,12 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
         return run.ended()
     if len(left.clauses) == 0:
         return "refuted"
+    if run.options.branching == "none":
+        run.open.append(f"{len(left.clauses)} clauses, not split, lowest bound {run.bound:.4g}")
+        return "stuck"
     tree, bounder = _neuron_splits(run, left)
+    if run.options.branching == "neurons":
+        return account(run, tree, tree.run(run.deadline))
     if not small:
         ended = _first_slices(run, tree, slices)
         if ended not in ("timeout", "stuck") or run.late():
@@ -393,7 +399,7 @@ def _neuron_splits(run: Run, left: _Left) -> tuple[Search, Fixed]:
     options = run.options
     bounder = Fixed(
         run.problem, left.clauses, left.facts, steps=options.tree_steps, candidates=options.candidates,
-        deadline=run.deadline,
+        score=options.score, deadline=run.deadline,
     )  # fmt: skip
     run.say(f"neuron splits over {bounder.columns.total} unstable elements")
     batch = max(8, options.batch // 8)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
-from provenn.bounds.propagate.alpha import proven_bound
-from provenn.bounds.propagate.conjunction import Conjunction
+from provenn.bounds.propagate.conjunction import LEAST, MOST, Conjunction
 from provenn.bounds.propagate.interval import Box
+from provenn.bounds.propagate.lines import THROUGH_ORIGIN
 from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
+from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.columns import columns_of, reads_with_gap
 from provenn.verifier.planes import Planes, planes_of
 from provenn.verifier.pool import Fields
@@ -29,7 +30,6 @@ from provenn.verifier.shortcuts import Shortcuts, shortcuts_of
 
 # The open end of a box at the jump of a sign: the number next to 0 (see relaxation.open_end).
 JUMP_STEP = torch.finfo(torch.float32).tiny
-
 
 # The weights of a clause's rows: sizes of their steps at a root and below it, and how many more steps a root gets.
 FIRST_RATE, RATE, FIRST_STEPS = 2.0, 0.5, 4
@@ -57,7 +57,7 @@ class Fixed:
         target: int | None = None,
         deadline: float = math.inf,
     ):
-        """``target`` is the value that the clauses' rows are over, the output if None."""
+        """``target`` is the value that the clauses' rows are over, the output if None; ``score`` as in Options."""
         self.problem, self.clauses, self.facts = problem, clauses, facts
         self.target = problem.output if target is None else target
         self.exact, self.search = problem.plan(torch.float64), problem.plan(torch.float32)
@@ -144,7 +144,7 @@ class Fixed:
         """Positions of the flat parameters that domains inherit: slopes and multipliers of the columns."""
         if self._kept is None:
             place = dict(zip(self.columns.values, self.columns.elements, strict=False))
-            parts = []
+            parts: list[Tensor] = []
             for segment in objective.layout.segments:
                 if segment.kind == "beta" and segment.index == self.columns.values[0]:
                     self._multipliers = sum(part.numel() for part in parts)
@@ -160,10 +160,11 @@ class Fixed:
         return self._kept
 
     def _start(self, objective: Objective, fields: Fields) -> Tensor:
+        """Parameters to start from: the parent's as they are, even slopes that another line dominates over the child's
+        box, so that no child begins looser than its parent (a minimiser may lie outside of the box)."""
         flat = objective.start()
         if "parameters" in fields:
             flat[:, :, self.kept(objective)] = fields["parameters"].to(flat.dtype)
-            flat = torch.minimum(torch.maximum(flat, objective.low), objective.high)
         return flat
 
     def bound(self, fields: Fields) -> tuple[Fields, Tensor]:
@@ -226,7 +227,9 @@ class Fixed:
         if None)."""
         objective = self.objective(fields, torch.float64)
         flat = self._start(objective, fields) if flat is None else flat
-        return proven_bound(objective, flat, self.facts.magnitudes)
+        flat = _admissible(objective, flat.to(objective.plan.dtype))
+        bound, _ = objective.bound(flat, error=RoundingError(objective.plan, self.facts.magnitudes))
+        return bound.expand(objective.domains, -1)
 
     # -- branching -----------------------------------------------------------------------------------
 
@@ -262,7 +265,7 @@ class Fixed:
 
     def _points(self, fields: Fields, column: Tensor) -> Tensor:
         """Where to split columns ``[domains]`` or ``[domains, k]``: a break point inside the box, else the midpoint."""
-        shape, column = column.shape, column.reshape(column.shape[0], -1)
+        shape, column = column.shape, column.unsqueeze(1) if column.dim() == 1 else column
         low, high = (fields[end].gather(1, column).flatten() for end in ("lower", "upper"))
         column = column.flatten()
         result = 0.5 * (low + high)
@@ -352,3 +355,19 @@ class Fixed:
 
     def splittable(self, fields: Fields) -> Tensor:
         return fields["column"] >= 0
+
+
+def _admissible(objective: Objective, flat: Tensor) -> Tensor:
+    """Parameters that prove: any slope of a line whose offset follows from it, everything else within its limits."""
+    flat = flat.clone()
+    for segment in objective.layout.segments:
+        part = objective.layout.part(flat, segment)
+        if segment.kind == "beta":
+            part.clamp_(min=0)
+        elif segment.kind == "logit":
+            part.clamp_(LEAST, MOST)
+        elif objective.plan.operators[segment.index].name in THROUGH_ORIGIN:
+            prepared = objective.plan.prepared[segment.index]
+            least = prepared.tensors.get("slope", part.new_zeros(())).expand(prepared.shape).flatten()
+            torch.maximum(part, least, out=part).clamp_(max=1)
+    return flat

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 from provenn.errors import InputError
 
 DEVICES = ("auto", "cpu", "cuda")
+SCORES = ("minimiser", "shortcut", "intercept")
+BRANCHING = ("all", "neurons", "none")
 LARGEST_SEED = 2**63 - 1
 """What the generators of torch and numpy both take."""
 
@@ -59,6 +61,11 @@ class Options:
     """Steps of slope and multiplier optimisation (alpha, beta) for a domain of the tree."""
     candidates: int = 1
     """Splits of a domain whose children are bounded before one is chosen."""
+    score: str = "minimiser"
+    """What a split is chosen by: what it gains at the ``minimiser`` of the domain's bound, along shortcuts to
+    the input (``shortcut``, GenBaB) or in constants alone (``intercept``)."""
+    branching: str = "all"
+    """What is split: ``all`` that may end first, only ``neurons`` (and factors of products), or ``none``."""
     input_split_limit: int = 256
     """With at most this many free inputs, splits of inputs are tried as well as splits of neurons."""
     exact_leaves: bool = True
@@ -69,6 +76,9 @@ class Options:
             raise InputError(f"Options got timeout={self.timeout!r}, expected a positive number of seconds")
         if self.device not in DEVICES:
             raise InputError(f"Options got device={self.device!r}, expected one of {', '.join(DEVICES)}")
+        for name, known in (("score", SCORES), ("branching", BRANCHING)):
+            if getattr(self, name) not in known:
+                raise InputError(f"Options got {name}={getattr(self, name)!r}, expected one of {', '.join(known)}")
         if self.threads is not None and self.threads < 1:
             raise InputError(
                 f"Options got threads={self.threads!r}, expected at least 1; leave it out for all"

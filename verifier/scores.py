@@ -7,6 +7,7 @@ was carried to the input along linear bounds made at the root (GenBaB, shortcuts
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,7 @@ class Bounded:
 
     plan: Plan
     columns: Columns
-    boxes: dict[int, Box]
+    boxes: Mapping[int, Box]
     found: Optimised
     domains: Tensor
     row: Tensor
@@ -48,7 +49,8 @@ class Bounded:
 
     def box(self, value: int) -> Box:
         """The box of a value in every open domain, ``[open, *shape]``."""
-        lower, upper = (end.expand(self.found.bound.shape[0], *end.shape[1:])[self.domains] for end in self.boxes[value])
+        count = self.found.bound.shape[0]
+        lower, upper = (end.expand(count, *end.shape[1:])[self.domains] for end in self.boxes[value])
         return lower, upper
 
     def width(self, value: int) -> Tensor:

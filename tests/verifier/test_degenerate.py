@@ -44,9 +44,10 @@ def test_a_box_as_wide_as_the_rounding_of_its_literals(tmp_path) -> None:
 
 
 def test_elements_that_no_line_ties_to_the_input(tmp_path) -> None:
-    """Softmax is bounded by intervals, so the planes of what follows it are constants."""
+    """A choice by data is bounded by intervals, so the planes of what follows it are constants."""
     nodes = [
-        helper.make_node("Softmax", ["X"], ["S"], axis=1),
+        helper.make_node("Greater", ["X", "O"], ["C"]),
+        helper.make_node("Where", ["C", "X", "O"], ["S"]),
         helper.make_node("Gemm", ["S", "W", "B"], ["Z"]),
         helper.make_node("Relu", ["Z"], ["A"]),
         helper.make_node("Gemm", ["A", "V"], ["Y"]),
@@ -54,6 +55,7 @@ def test_elements_that_no_line_ties_to_the_input(tmp_path) -> None:
     network = save(
         tmp_path / "net.onnx", nodes, 2, 1,
         W=np.float32([[1, -1], [-1, 1]]), B=np.float32([0.1, 0.2]), V=np.float32([[1], [1]]),
+        O=np.float32([[0, 0.1]]),
     )  # fmt: skip
     planes = root_bounder(network, [("-1", "1"), ("-1", "1")]).planes
     assert planes is not None and not planes.a.any() and torch.isfinite(planes.c).all()
