@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
-from provenn.bounds.propagate.conjunction import LEAST, MOST, Conjunction
+from provenn.bounds.propagate.alpha import proven_bound
+from provenn.bounds.propagate.conjunction import Conjunction
 from provenn.bounds.propagate.interval import Box
-from provenn.bounds.propagate.lines import THROUGH_ORIGIN
 from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
-from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.columns import columns_of, reads_with_gap
 from provenn.verifier.planes import Planes, planes_of
 from provenn.verifier.pool import Fields
@@ -160,11 +159,10 @@ class Fixed:
         return self._kept
 
     def _start(self, objective: Objective, fields: Fields) -> Tensor:
-        """Parameters to start from: the parent's as they are, even slopes that another line dominates over the child's
-        box, so that no child begins looser than its parent (a minimiser may lie outside of the box)."""
         flat = objective.start()
         if "parameters" in fields:
             flat[:, :, self.kept(objective)] = fields["parameters"].to(flat.dtype)
+            flat = torch.minimum(torch.maximum(flat, objective.low), objective.high)
         return flat
 
     def bound(self, fields: Fields) -> tuple[Fields, Tensor]:
@@ -227,9 +225,7 @@ class Fixed:
         if None)."""
         objective = self.objective(fields, torch.float64)
         flat = self._start(objective, fields) if flat is None else flat
-        flat = _admissible(objective, flat.to(objective.plan.dtype))
-        bound, _ = objective.bound(flat, error=RoundingError(objective.plan, self.facts.magnitudes))
-        return bound.expand(objective.domains, -1)
+        return proven_bound(objective, flat, self.facts.magnitudes)
 
     # -- branching -----------------------------------------------------------------------------------
 
@@ -356,18 +352,3 @@ class Fixed:
     def splittable(self, fields: Fields) -> Tensor:
         return fields["column"] >= 0
 
-
-def _admissible(objective: Objective, flat: Tensor) -> Tensor:
-    """Parameters that prove: any slope of a line whose offset follows from it, everything else within its limits."""
-    flat = flat.clone()
-    for segment in objective.layout.segments:
-        part = objective.layout.part(flat, segment)
-        if segment.kind == "beta":
-            part.clamp_(min=0)
-        elif segment.kind == "logit":
-            part.clamp_(LEAST, MOST)
-        elif objective.plan.operators[segment.index].name in THROUGH_ORIGIN:
-            prepared = objective.plan.prepared[segment.index]
-            least = prepared.tensors.get("slope", part.new_zeros(())).expand(prepared.shape).flatten()
-            torch.maximum(part, least, out=part).clamp_(max=1)
-    return flat

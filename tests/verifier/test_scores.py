@@ -69,24 +69,27 @@ def rounds(bounder: Fixed, count: int) -> list[tuple[Fields, Fields]]:
     return result
 
 
-@pytest.mark.parametrize("activation", ["Sigmoid", "Tanh"])
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
-def test_children_are_no_looser_than_their_parents(activation: str, seed: int, tmp_path) -> None:
-    """An element split twice keeps the multiplier that was at work: any other would be wrong for its other side."""
-    bounder = bounder_of(problem_of(network(tmp_path, activation, seed), 4, 50.0), steps=6)
+def test_a_multiplier_at_work_keeps_its_side(seed: int, tmp_path) -> None:
+    """A second split of an element keeps the constraint whose multiplier is positive: for the constraint of the other
+    side the multiplier would be wrong, and children far looser than their parent."""
+    bounder = bounder_of(problem_of(network(tmp_path, "Tanh", seed), 4, 50.0), steps=12)
     fields, _ = bounder.bound(bounder.roots())
-    column = fields["column"]
-    for _ in range(5):
-        before = fields["bound"]
-        fields = dict(fields, column=column.expand(before.shape[0]).clone())
+    column, kept = fields["column"], 0
+    for _ in range(4):
+        count = fields["bound"].shape[0]
+        fields = dict(fields, column=column.expand(count).clone())
         fields["point"] = bounder._points(fields, fields["column"])
         children = bounder.split(fields)
-        objective = bounder.objective(children, torch.float32)
-        bound, _ = objective.bound(bounder._start(objective, children))
-        margin = (bound.double() - bounder.threshold(children))[:, 0]
-        assert (margin >= torch.cat([before, before]) - 1e-4 * (1 + margin.abs())).all()
+        sign, old = children["sign"][:, column[0]], fields["sign"][:, column[0]].repeat(2)
+        multiplier = children["parameters"][:, 0, bounder._multipliers + column[0]]
+        assert (sign[multiplier > 0] == old[multiplier > 0]).all()
+        new = torch.tensor([-1, 1], dtype=torch.int8).repeat_interleave(count)
+        assert (sign[multiplier == 0] == new[multiplier == 0]).all()
+        kept += int((multiplier > 0).sum())
         fields, _ = bounder.bound(children)
+    assert kept
 
 
 @pytest.mark.parametrize("score", SCORES)
