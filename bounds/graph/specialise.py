@@ -363,6 +363,8 @@ def restricted(node: Node, places: np.ndarray) -> Node:
     for name in OPS[node.operator].constants:
         if np.size(attributes.get(name, 0.0)) > 1:
             attributes[name] = np.broadcast_to(attributes[name], node.shape).reshape(-1)[places][None]
+        elif np.ndim(attributes.get(name, 0.0)):  # one number may have more axes than the vector
+            attributes[name] = np.reshape(attributes[name], ())
     return replace(node, shape=(1, len(places)), attributes=attributes)
 
 

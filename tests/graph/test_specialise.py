@@ -11,6 +11,7 @@ import torch
 from provenn.bounds.graph import Graph, Node, evaluate
 from provenn.bounds.graph.specialise import specialise, work
 from provenn.bounds.ops import OPS, Univariate
+from provenn.bounds.propagate.intermediate import intermediate_boxes
 from provenn.bounds.propagate.interval import interval_boxes
 from provenn.bounds.propagate.plan import Plan
 
@@ -235,3 +236,13 @@ def test_unread_outputs_of_a_constant_are_cut_off() -> None:
     value = RANDOM.normal(size=(1, 4))
     nodes = [Node("input", (), (1, 3)), linear(0, 3, 4), Node("constant", (), (1, 4), {"value": value})]
     agree(graph_of([*nodes, Node("add", (1, 2), (1, 4))]), np.zeros(3, bool), np.array([1, 3]), folds=False)
+
+
+def test_one_number_with_more_axes_than_the_vector() -> None:
+    scale = {"scale": np.full((1, 1, 1), 3.0), "shift": np.full((1, 1, 1), 0.5)}
+    nodes = [Node("input", (), (1, 1, 2, 3)), Node("affine", (0,), (1, 1, 2, 3), scale)]
+    nodes += [Node("sin", (1,), (1, 1, 2, 3)), Node("reshape", (2,), (1, 6)), linear(3, 6, 2)]
+    made = agree(graph_of(nodes), np.arange(6) < 4)
+    plan = Plan(made)
+    box = {made.inputs[0]: tuple(torch.full((1, *plan.shape(made.inputs[0])), end).double() for end in (-1.0, 1.0))}
+    assert intermediate_boxes(plan, box)[made.outputs[0]][0].isfinite().all()
