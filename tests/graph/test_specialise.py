@@ -11,7 +11,6 @@ import torch
 from provenn.bounds.graph import Graph, Node, evaluate
 from provenn.bounds.graph.specialise import specialise, work
 from provenn.bounds.ops import OPS, Univariate
-from provenn.bounds.propagate.intermediate import intermediate_boxes
 from provenn.bounds.propagate.interval import interval_boxes
 from provenn.bounds.propagate.plan import Plan
 
@@ -243,6 +242,5 @@ def test_one_number_with_more_axes_than_the_vector() -> None:
     nodes = [Node("input", (), (1, 1, 2, 3)), Node("affine", (0,), (1, 1, 2, 3), scale)]
     nodes += [Node("sin", (1,), (1, 1, 2, 3)), Node("reshape", (2,), (1, 6)), linear(3, 6, 2)]
     made = agree(graph_of(nodes), np.arange(6) < 4)
-    plan = Plan(made)
-    box = {made.inputs[0]: tuple(torch.full((1, *plan.shape(made.inputs[0])), end).double() for end in (-1.0, 1.0))}
-    assert intermediate_boxes(plan, box)[made.outputs[0]][0].isfinite().all()
+    moved = next(node for node in made.nodes if node.operator == "affine")
+    assert moved.shape == (1, 2) and np.broadcast_to(moved.attributes["shift"], moved.shape).size == 2
