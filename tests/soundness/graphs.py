@@ -207,7 +207,7 @@ def random_graph(seed: int, recipes: dict[str, Callable[[Draft], Any]]) -> Rando
     inputs = int(random.integers(1, 7))
     shape = draft.choose([(1, inputs), (inputs,), (1, 1, inputs), (inputs, 1), (1, inputs)])
     middle = random.uniform(-2, 2, inputs)
-    radius = 10.0 ** random.uniform(-2.5, 0.3) * random.uniform(0.3, 1, inputs)
+    radius = 10.0 ** random.uniform(-3, 0.6) * random.uniform(0.3, 1, inputs)
     if inputs > 1 and random.random() < 0.15:
         radius[random.integers(inputs)] = 0.0
     lower, upper = (np.asarray(side, element) for side in (middle - radius, middle + radius))

@@ -352,6 +352,37 @@ def gather_variable(g):
     return g.node("Gather", g.real(3), g.node("Cast", inside, to=TensorProto.INT64))
 
 
+def _place(g, last: float):
+    """A variable place from 0 to ``last``, as [1] integers."""
+    x = flat(g)
+    one = g.node("Slice", x, whole(0), whole(1), whole(1))
+    inside = g.node("Clip", one, np.asarray(0, g.element), np.asarray(last + 0.9, g.element))
+    return g.node("Reshape", g.node("Cast", inside, to=TensorProto.INT64), whole(1))
+
+
+def _row(g, least: int):
+    x = flat(g)
+    if x.shape[1] < least:
+        raise ValueError
+    return g.node("Reshape", x, whole(-1))
+
+
+def scatter_variable(g):
+    data = _row(g, 3)
+    update = g.node("Slice", _row(g, 1), whole(0), whole(1), whole(0))
+    return g.node("ScatterND", data, g.node("Reshape", _place(g, 2), whole(1, 1)), update)
+
+
+def slice_variable(g):
+    data = _row(g, 4)
+    start = _place(g, 2)
+    return g.node("Slice", data, start, g.node("Add", start, whole(2)), whole(0))
+
+
+def scaled(g):
+    return g.node("Mul", g.pick(), np.asarray(g.choose([1e-3, 0.1, 10, 40, -5]), g.element))
+
+
 def one_hot(g):
     x = flat(g)
     index = g.node(g.choose(["ArgMax", "ArgMin"]), x, axis=1, keepdims=0)
@@ -449,7 +480,8 @@ RECIPES: dict[str, Recipe] = {
             square, many, where, decided, equal, fixed_where, gemm, matmul, matmul_variable, conv,
             conv_transpose, batch_normalization, pool, global_pool, resize, reduce, reduce_log, softmax,
             layer_norm, instance_norm, lp_norm, lrn, recurrent, transpose, concat,
-            split, slices, gather, gather_variable, one_hot, cast_there_and_back, scatter, pad, spread, depth_to_space,
+            split, slices, gather, gather_variable, scatter_variable,
+            slice_variable, scaled, one_hot, cast_there_and_back, scatter, pad, spread, depth_to_space,
             cumulative, trilu, top_k, hardmax, einsum, remainder, lp_pool, normalise,
         )
     },
