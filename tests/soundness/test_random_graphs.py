@@ -30,7 +30,7 @@ def test_verdicts_and_boxes_agree_with_samples(group: int, tmp_path) -> None:
             continue
         case, expected = found
         assert disagreement(case, runtime(case)) < APART, seed
-        assert not escaped(case, 500), seed
+        assert not escaped(case, 500, seconds=2), seed
         vnnlib = tmp_path / f"{seed}.vnnlib"
         vnnlib.write_text(property_text(case))
         result = verify(path, vnnlib, Options(timeout=2, threads=1, device="cpu", seed=seed))
