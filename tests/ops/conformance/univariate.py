@@ -32,13 +32,24 @@ def check(case: Case, count: int, seed: int = 0, dtype: torch.dtype = FLOAT) -> 
     tally = Tally(str(case))
     with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
         while tally.cases < count:
-            _batch(case, min(BATCH, -(-count // SLOPES)), random, dtype, tally)
+            drawn = boxes(random, min(BATCH, -(-count // SLOPES)), case.special, case.domain)
+            _batch(case, *drawn, random, dtype, tally)
     return tally
 
 
-def _batch(case: Case, count: int, random: np.random.Generator, dtype: torch.dtype, tally: Tally) -> None:
-    op, p = case.operator, case.prepared(dtype)
-    lower, upper = boxes(random, count, case.special, case.domain)
+def check_box(case: Case, low: float, high: float, count: int, seed: int = 0) -> Tally:
+    """``check`` on one box, with ``count`` slopes."""
+    tally = Tally(f"{case} on [{low}, {high}]")
+    size = -(-count // SLOPES)
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        _batch(case, np.full(size, low), np.full(size, high), np.random.default_rng(seed), FLOAT, tally)
+    return tally
+
+
+def _batch(
+    case: Case, lower: Array, upper: Array, random: np.random.Generator, dtype: torch.dtype, tally: Tally
+) -> None:
+    op, p, count = case.operator, case.prepared(dtype), lower.size
     if dtype != FLOAT:
         lower, upper = (_rounded(end, case) for end in (lower, upper))
     low, high = _tensor(lower, dtype), _tensor(upper, dtype)
