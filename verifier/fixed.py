@@ -125,13 +125,13 @@ class Fixed:
             point[value] = torch.where(point[value].abs() == JUMP_STEP, 0.0, point[value])
         rows, splits = self.rows[fields["clause"]].to(dtype), Splits(sign, point)
         if not self.weighted:
-            return Ranged(plan, self.target, rows, boxes, self.inputs[dtype], splits)
+            return Ranged(plan, self.target, rows, boxes, self.inputs[dtype], splits, planes=True)
         known, threshold = fields.get("parameters"), self.clauses.threshold[fields["clause"]].to(dtype)
         together = Conjunction(rows, threshold, FIRST_RATE if known is None else RATE)
         combinations = together.count + 1 if known is None else known.shape[1]
         return Ranged(
             plan, self.target, rows, boxes, self.inputs[dtype], splits, conjunction=together,
-            combinations=combinations,
+            combinations=combinations, planes=True,
         )  # fmt: skip
 
     def threshold(self, fields: Fields) -> Tensor:
@@ -149,6 +149,8 @@ class Fixed:
                     self._multipliers = sum(part.numel() for part in parts)
                 if segment.kind == "logit":
                     parts.append(segment.start + torch.arange(segment.size, device=self.problem.device))
+                    continue
+                if segment.kind == "plane":
                     continue
                 value = segment.index
                 if segment.kind != "beta":

@@ -106,13 +106,13 @@ class Slopes:
         found."""
         limit = threshold.to(self.search.dtype) if isinstance(threshold, Tensor) else threshold
         coarse = Objective(
-            self.search, target, rows.to(self.search.dtype), self._boxes, self._inputs, narrow=True
+            self.search, target, rows.to(self.search.dtype), self._boxes, self._inputs, narrow=True, planes=True
         )
         schedule = few_steps(self.steps, SETTLED)
         found = optimise(coarse, schedule, threshold=limit, points=points, deadline=self.deadline)
         if self.exact is self.search and self.magnitudes is None:
             return found.bound, found
-        proof = Objective(self.exact, target, rows, self.boxes, self.inputs, narrow=True)
+        proof = Objective(self.exact, target, rows, self.boxes, self.inputs, narrow=True, planes=True)
         return proven_bound(proof, found.parameters, self.magnitudes), found
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops import relaxation
-from provenn.bounds.ops._operator import Univariate
+from provenn.bounds.ops._operator import Multivariate, Plane, Univariate
 from provenn.bounds.propagate.backward import Trace, backward
 from provenn.bounds.propagate.coefficients import Elements, flattened
 from provenn.bounds.propagate.conjunction import LEAST, MOST, Conjunction
@@ -27,6 +27,8 @@ from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import THROUGH_ORIGIN, Gap, Lines, relax
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.selected import narrow_part, selected_values
+
+Weights = tuple[Tensor, Tensor]
 
 # Lines of a narrow objective are dense all the same where more than this share of the elements differ.
 NARROW_SHARE = 0.8
@@ -47,7 +49,9 @@ class Splits:
 class Segment:
     """Where one tensor of parameters lives in the flat parameter axis."""
 
-    kind: str  # "lower", "upper" (slopes of a node), "beta" (multipliers of a value) or "logit" (of a conjunction)
+    kind: str
+    """"lower", "upper" (slopes of a node), "plane" (weights of a node's planes), "beta" (multipliers of a value) or
+    "logit" (of a conjunction)."""
     index: int
     start: int
     size: int
@@ -75,14 +79,20 @@ def layout(
     multiplied: tuple[int, ...] = (),
     gaps: Mapping[int, Gap] | None = None,
     weighted: int = 0,
+    planes: Mapping[int, Weights] | None = None,
 ) -> Layout:
     """Slopes for each elementwise relaxed node below the target, multipliers for the ``multiplied`` values.
 
-    A node with a gap has slopes for the elements of the gap only. Last come the logits of ``weighted`` rows.
+    A node with a gap has slopes for the elements of the gap only; one in ``planes`` has the weights of its planes.
+    Last come the logits of ``weighted`` rows.
     """
     segments, start = [], 0
     for index in reversed(plan.relaxed_below(target)):
         operator = plan.operators[index]
+        if planes and index in planes:
+            size = sum(side[0].numel() for side in planes[index])
+            segments.append(Segment("plane", index, start, size))
+            start += size
         if not isinstance(operator, Univariate):
             continue
         gap = gaps.get(index) if gaps else None
@@ -109,8 +119,9 @@ class Objective:
 
     A ``narrow`` objective has parameters only where lines differ, which is all that can matter, in an order of its
     own;
-    otherwise every element of every elementwise node has its slopes. With a ``conjunction`` there are ``combinations``
-    rows, each made of the conjunction's by weights of its own, and a bound is that row's margin.
+    otherwise every element of every elementwise node has its slopes. With ``planes`` operators of several operands
+    have weights that choose among their planes, for every row: for few rows. With a ``conjunction`` there are
+    ``combinations`` rows, each made of the conjunction's by weights of its own, and a bound is that row's margin.
     """
 
     def __init__(
@@ -124,6 +135,7 @@ class Objective:
         narrow: bool = False,
         conjunction: Conjunction | None = None,
         combinations: int = 1,
+        planes: bool = False,
     ):
         self.plan, self.target, self.rows, self.boxes, self.inputs = plan, target, rows, boxes, inputs
         self.splits, self.narrow, self.conjunction = splits, narrow, conjunction
@@ -135,7 +147,9 @@ class Objective:
         self.base = {index: self._lines(index) for index in plan.relaxed_below(target)}
         self.gaps: dict[int, Gap] = {i: lines.gap for i, lines in self.base.items() if lines.gap is not None}
         weighted = conjunction.count if conjunction is not None else 0
-        self.layout = layout(plan, target, tuple(splits.sign) if splits else (), self.gaps, weighted)
+        self.planes = self._weights() if planes else {}
+        multiplied = tuple(splits.sign) if splits else ()
+        self.layout = layout(plan, target, multiplied, self.gaps, weighted, self.planes)
         self.extents = _above_relaxed(plan, target) if narrow else None
         self.low, self.high = self._ranges()
         self._seen: dict[int, tuple[Tensor, list[Tensor]]] = {}
@@ -143,8 +157,9 @@ class Objective:
         """Positions of the segments whose gradient needs a value."""
         for position, segment in enumerate(self.layout.segments):
             is_value = segment.kind in ("beta", "logit")
-            value = segment.index if is_value else plan.graph.nodes[segment.index].inputs[0]
-            self._reading.setdefault(value, []).append(position)
+            values = (segment.index,) if is_value else plan.graph.nodes[segment.index].inputs
+            for value in dict.fromkeys(values):
+                self._reading.setdefault(value, []).append(position)
 
     def _lines(self, index: int) -> Lines:
         lines = relax(self.plan, index, self.boxes)
@@ -157,6 +172,16 @@ class Objective:
             lines = lines.channels_last()
         return lines.narrowed(NARROW_SHARE)
 
+    def _weights(self) -> dict[int, Weights]:
+        """The starting weights ``[1|domains, *size]`` of the lower and the upper planes of every node that has some."""
+        result = {}
+        for index, lines in self.base.items():
+            operator = self.plan.operators[index]
+            if isinstance(operator, Multivariate) and operator.start is not None and lines.lower_slopes:
+                operands = [self.boxes[i] for i in self.plan.graph.nodes[index].inputs]
+                result[index] = operator.start(self.plan.prepared[index], *operands)
+        return result
+
     def _ranges(self) -> tuple[Tensor, Tensor]:
         """Admissible parameters, each ``[1|domains, 1, total]``."""
         lows, highs = [], []
@@ -168,6 +193,9 @@ class Objective:
             elif segment.kind == "logit":
                 assert self.conjunction is not None
                 low, high = (self.conjunction.rows.new_full((1, segment.size), end) for end in (LEAST, MOST))
+            elif segment.kind == "plane":
+                start = self.planes[segment.index][0]
+                low, high = (start.new_full((1, segment.size), end) for end in (0.0, 1.0))
             else:
                 operator, prepared = self.plan.operators[segment.index], self.plan.prepared[segment.index]
                 lower, upper = self._box(segment.index)
@@ -198,6 +226,9 @@ class Objective:
             if segment.kind == "logit":
                 assert self.conjunction is not None
                 self._view(flat, segment).copy_(self.conjunction.start(self.count))
+            elif segment.kind == "plane":
+                sides = [flattened(side, 1) for side in self.planes[segment.index]]
+                self._view(flat, segment).copy_(torch.cat(sides, 1).unsqueeze(1))
             elif segment.kind != "beta":
                 lines = self.base[segment.index]
                 slope = (
@@ -223,7 +254,7 @@ class Objective:
 
     def _view(self, flat: Tensor, segment: Segment) -> Tensor:
         """The segment's part, shaped as its node unless that has a gap."""
-        if segment.kind == "logit" or (segment.kind != "beta" and segment.index in self.gaps):
+        if segment.kind in ("logit", "plane") or (segment.kind != "beta" and segment.index in self.gaps):
             return self.layout.part(flat, segment)
         return self.layout.view(flat, segment, self.plan.shape(segment.index))
 
@@ -234,6 +265,11 @@ class Objective:
         for segment, view in zip(self.layout.segments, self._views(flat), strict=True):
             if segment.kind in ("lower", "upper"):
                 slopes.setdefault(segment.index, {})[segment.kind] = view
+            elif segment.kind == "plane":
+                planes = self._planes_with(segment.index, view)
+                shaped = [[t.view(*view.shape[:2], *t.shape[1:]) for t in (*p.slopes, p.offset)] for p in planes]
+                low, high = ((tuple(slopes_), offset) for *slopes_, offset in shaped)
+                result[segment.index] = Lines(*low, *high, result[segment.index].patterns)
         for index, given in slopes.items():
             result[index] = self._lines_with(index, given.get("lower"), given.get("upper"))
         return result
@@ -253,6 +289,23 @@ class Objective:
         found = relaxation.lines(operator, prepared, low.unsqueeze(1), high.unsqueeze(1), lower, upper)
         few = Lines((found[0],), found[1], (found[2],), found[3])
         return replace(base, gap=replace(base.gap, lines=few))
+
+    def _planes_with(self, index: int, weights: Tensor) -> tuple[Plane, Plane]:
+        """The planes of a node at weights ``[domains, rows, size]``, all rows of all domains in one axis."""
+        operator, prepared = self.plan.operators[index], self.plan.prepared[index]
+        assert isinstance(operator, Multivariate)
+        domains, rows = weights.shape[:2]
+        boxes = [
+            tuple(
+                end.unsqueeze(1).expand(domains, rows, *end.shape[1:]).reshape(domains * rows, *end.shape[1:])
+                for end in self.boxes[i]
+            )
+            for i in self.plan.graph.nodes[index].inputs
+        ]
+        sizes = [side.shape[1:] for side in self.planes[index]]
+        parts = weights.reshape(domains * rows, -1).split([s.numel() for s in sizes], 1)
+        sides = tuple(part.reshape(-1, *size) for part, size in zip(parts, sizes, strict=True))
+        return operator.relax(prepared, sides, *boxes)
 
     def multipliers(self, flat: Tensor) -> dict[int, tuple[Tensor, Tensor]] | None:
         """What ``backward`` takes: signed multipliers and the constant they add."""
@@ -288,7 +341,7 @@ class Objective:
 
     def trace(self) -> Trace:
         """An empty trace of the kind that ``gradient`` reads."""
-        upper = any(segment.kind == "upper" for segment in self.layout.segments)
+        upper = any(segment.kind in ("upper", "plane") for segment in self.layout.segments)
         return Trace(narrow=self.narrow, negatives=upper or self.splits is not None)
 
     def rates(self, trace: Trace, multiplier_rate: float) -> Tensor | None:
@@ -321,10 +374,11 @@ class Objective:
         """Write the gradient of every bound to ``out`` [domains, rows, total] and use the trace up.
 
         Returns the values at the minimiser, ``[domains, rows, *shape]``; only those in ``keep`` are sure to be there.
-        With a conjunction it needs the parameters ``flat`` of the bound.
+        With a conjunction, or with weights of planes, it needs the parameters ``flat`` of the bound.
         """
         views = self._views(out)
         weights = None if flat is None else self.weights(flat)
+        operands: dict[int, Tensor] = {}
 
         def visit(value: int, z: Tensor) -> None:
             for position in self._reading.get(value, ()):
@@ -335,6 +389,11 @@ class Objective:
                 elif segment.kind == "logit":
                     assert self.conjunction is not None and weights is not None
                     view.copy_(self.conjunction.derivative(weights, z))
+                elif segment.kind == "plane":
+                    assert flat is not None
+                    operands[value] = z
+                    if value == max(self.plan.graph.nodes[segment.index].inputs):
+                        view.copy_(self._plane_gradient(segment, trace, operands, flat))
                 else:
                     self._slope_gradient(segment, trace, lines[segment.index], z, view)
 
@@ -363,6 +422,27 @@ class Objective:
         ends = lower.unsqueeze(1), upper.unsqueeze(1)
         _, point = support(operator, self.plan.prepared[index], chosen, *ends)
         torch.mul(weight, z - point, out=out)
+
+
+    def _plane_gradient(self, segment: Segment, trace: Trace, z: Mapping[int, Tensor], flat: Tensor) -> Tensor:
+        """How the planes move at fixed values of their operands, which is how the bound does: by autograd, a node at
+        a time."""
+        index = segment.index
+        below = trace.below(index)
+        if below is None:  # no row reaches the node
+            return torch.zeros_like(self.layout.part(flat, segment))
+        sides = trace.positive[index], below
+        with torch.enable_grad():
+            weights = self.layout.part(flat, segment).detach().clone().requires_grad_()
+            total = weights.new_zeros(())
+            for a, plane in zip(sides, self._planes_with(index, weights), strict=True):
+                shape = (*weights.shape[:2], *plane.offset.shape[1:])
+                value = plane.offset.view(shape)
+                for place, (i, s) in enumerate(zip(self.plan.graph.nodes[index].inputs, plane.slopes, strict=True)):
+                    shaped = s.view(*weights.shape[:2], *s.shape[1:])
+                    value = value + self.base[index].through(place, shaped, z[i])
+                total = total + (a * value).sum()
+            return torch.autograd.grad(total, weights)[0].nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _with_lower(base: Lines, slope: Tensor, gap: Gap | None = None) -> Lines:

@@ -102,7 +102,21 @@ def pooling(path: Path, side: int = 6) -> Path:
     return writer.save(path, (1, 2, side, side), writer.dense(writer.add("Relu", value), 5, 3), (1, 3))
 
 
+def attention(path: Path) -> Path:
+    """Two tokens of three numbers: queries, keys and values, a softmax, products and a quotient."""
+    writer = Writer(4)
+    tokens = writer.add("Reshape", writer.dense("X", 4, 6), writer.constant(np.array([2, 3])))
+    query, key, value = (writer.add("MatMul", tokens, writer.weight(3, 3)) for _ in range(3))
+    scores = writer.add("MatMul", query, writer.add("Transpose", key, perm=[1, 0]))
+    mixed = writer.add("MatMul", writer.add("Softmax", scores, axis=-1), value)
+    gate = writer.add("Mul", mixed, writer.add("Sigmoid", tokens))
+    whole = writer.add("Div", gate, writer.add("Exp", value))
+    flat = writer.add("Reshape", whole, writer.constant(np.array([1, 6])))
+    return writer.save(path, (1, 4), writer.dense(flat, 6, 3), (1, 3))
+
+
 MAKERS = {
+    "attention": attention,
     "relu": lambda path: dense(path, ("Relu", "Relu", "Relu")),
     "sigmoid": lambda path: dense(path, ("Sigmoid", "Tanh", "Relu")),
     "pieces": lambda path: dense(path, ("LeakyRelu", "Abs", "Clip")),

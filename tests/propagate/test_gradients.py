@@ -45,13 +45,15 @@ def splits(made: Case) -> Splits:
 def test_finite_differences(name: str, kind: str, tmp_path) -> None:
     made = case(name, tmp_path)
     multiplied, narrow = splits(made) if kind == "multipliers" else None, kind == "slopes where lines differ"
-    objective = Objective(made.plan, made.target, made.rows, made.boxes, made.inputs, multiplied, narrow)
+    objective = Objective(
+        made.plan, made.target, made.rows, made.boxes, made.inputs, multiplied, narrow, planes=True
+    )
     generator = torch.Generator().manual_seed(5)
     flat = interior(objective, generator)
     gradient = torch.zeros_like(flat)
     trace = objective.trace()
     bound, lines = objective.bound(flat, trace)
-    objective.gradient(trace, lines, gradient)
+    objective.gradient(trace, lines, gradient, flat=flat)
     free = (objective.high > objective.low).expand(objective.domains, 1, -1).all(0).squeeze(0)
     tried = agreed = 0
     for segment in objective.layout.segments:
