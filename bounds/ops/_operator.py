@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -118,6 +118,21 @@ class Plane:
     offset: Tensor
 
 
+class Weighted(Protocol):
+    """Planes over given boxes as functions of weights ``[domains, rows, *size]``, one tensor for each side."""
+
+    def planes(self, weights: tuple[Tensor, Tensor]) -> tuple[Plane, Plane]:
+        """The lower and the upper planes, slopes and offsets ``[1|domains, 1|rows, ...]``."""
+        ...
+
+    def gradient(
+        self, weights: tuple[Tensor, Tensor], coefficients: tuple[Tensor, Tensor], *values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The derivative in the weights of ``coefficients``, those on the lower and on the upper planes, times the
+        planes at the operands' ``values``, all ``[domains, rows, ...]``."""
+        ...
+
+
 @dataclass(frozen=True)
 class Multivariate(Operator):
     """An elementwise operator of several inputs (mul, max, min) or one whose outputs read several elements of an input.
@@ -127,14 +142,16 @@ class Multivariate(Operator):
     choose among planes, the lower and the upper one (any value is sound).
 
     ``start(prepared, *boxes)`` is the pair of weights of the starting relaxation, None where weights are not to be
-    optimised. ``patterns(prepared)`` says for each input where its slopes go (``_patterns``), None for elementwise
-    operators. ``products(prepared)`` is how many products a coefficient takes, ``opaque(prepared)`` whether planes
-    would be too large, so that intervals have to do.
+    optimised. ``weighted(prepared, *boxes)`` gives the planes for weights of rows of their own, and their gradient;
+    without it, both come from ``relax``. ``patterns(prepared)`` says for each input where its slopes go
+    (``_patterns``), None for elementwise operators. ``products(prepared)`` is how many products a coefficient takes,
+    ``opaque(prepared)`` whether planes would be too large, so that intervals have to do.
     """
 
     relax: Callable[..., tuple[Plane, Plane]] = None  # type: ignore[assignment]
     piecewise_linear: bool = False
     start: Callable[..., tuple[Tensor, Tensor]] | None = None
+    weighted: Callable[..., Weighted] | None = None
     patterns: Callable[[Prepared], tuple[Pattern, ...]] | None = None
     products: Callable[[Prepared], int] = lambda prepared: 0
     opaque: Callable[[Prepared], bool] = lambda prepared: False

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from provenn.bounds.ops._blend import Blend, blend
 from provenn.bounds.ops._operator import Box, Multivariate, Plane, Prepared
 from provenn.bounds.ops._patterns import Contraction
 from provenn.bounds.ops._planes import corners, lower_plane, product, split_weights, upper_plane
@@ -262,6 +263,27 @@ def _centre_radius(x: Box, y: Box) -> Box:
     return centre - radius, centre + radius
 
 
+def _ends(p: Prepared, x: Box, y: Box) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
+    """The planes of every product at weight 0 and at weight 1."""
+    zero = torch.zeros_like(x[0])
+    one = zero + 1
+    return _mul_relax(p, (zero, zero), x, y), _mul_relax(p, (one, one), x, y)
+
+
+def _reach(x: Box, y: Box) -> tuple[Tensor, Tensor]:
+    return torch.maximum(x[0].abs(), x[1].abs()), torch.maximum(y[0].abs(), y[1].abs())
+
+
+def _mul_blend(p: Prepared, x: Box, y: Box) -> Blend:
+    x, y = _broadcast(x, y)
+    return blend(_ends(p, x, y), _mul_interval(p, x, y), _reach(x, y))
+
+
+def _matmul_blend(p: Prepared, x: Box, y: Box) -> Blend:
+    wide = _factors(p, x, y)
+    return blend(_ends(p, *wide), _matmul_interval(p, x, y), _reach(*wide), (-1, -3, -2))
+
+
 # Products that a matrix product may be made of for planes of each of them: 8 slopes and more for each.
 MOST_PRODUCTS = 1 << 22
 
@@ -315,6 +337,7 @@ MUL = Multivariate(
     interval=_mul_interval,
     relax=_mul_relax,
     start=lambda p, x, y: mul_start(p, *_broadcast(x, y)),
+    weighted=_mul_blend,
 )
 DIV = Multivariate(name="div", evaluate=_div, interval=_div_interval, relax=_div_relax, start=_div_start)
 MATMUL = Multivariate(
@@ -323,6 +346,7 @@ MATMUL = Multivariate(
     interval=_matmul_interval,
     relax=_matmul_relax,
     start=lambda p, x, y: mul_start(p, *_factors(p, x, y)),
+    weighted=_matmul_blend,
     patterns=_matmul_patterns,
     products=lambda p: 4 * p.input_shapes[0][-1],
     opaque=_matmul_opaque,

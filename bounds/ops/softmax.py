@@ -9,7 +9,8 @@ without coefficients on any of them (DESIGN 5).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -116,33 +117,103 @@ def _sums(first: Tensor, last: Tensor) -> Box:
 _REACH = 1.0
 
 
-def _planes(outer: Univariate, derivative: Callable[[Tensor], Tensor], sign: float) -> Callable:
-    """``relax`` of ``sign * outer(S)``, which falls and is convex; ``derivative`` is its derivative.
+@dataclass(frozen=True)
+class _Tangents:
+    """The planes of one node over its box as functions of weights, rows in an axis of their own.
 
-    Weights: ``[domains, *rest, i]`` where in the box of S the lower line touches, and ``[domains, *rest, j, i]`` where
-    in the box of a difference the line below its exponential touches.
+    ``differences`` is the box of ``x_j - x_i`` ``[domains, 1, *rest, j, i]``, ``sums`` that of S ``[domains, 1, *rest,
+    i]``; ``chord`` the upper lines of the exponentials, ``outer`` the upper line of the function of S.
     """
 
+    p: Prepared
+    function: _Falling
+    differences: Box
+    sums: Box
+    chord: Box
+    outer: Box
+    reach: Box
+    image: Box
+
+    def planes(self, weights: tuple[Tensor, Tensor]) -> tuple[Plane, Plane]:
+        """Weights ``[domains, rows, *rest, i]`` say where in the box of S the lower line touches, ``[domains, rows,
+        *rest, j, i]`` where in the box of a difference the line below its exponential does."""
+        eps = torch.finfo(self.p.dtype).eps
+        touch = self._inside(self.sums, weights[0])
+        value, k = self.function.value(touch), self.function.derivative(touch)
+        b = value - k * touch
+        b = b - (16 * eps) * (value.abs() + (k * touch).abs())
+        at = self._inside(self.differences, weights[1])
+        slope = torch.exp(at)
+        offset = slope * (1 - at) - (16 * eps) * slope * (1 + at.abs())
+        own = torch.eye(slope.shape[-1], dtype=torch.bool, device=slope.device)
+        support = slope.masked_fill(own, 0.0), offset.masked_fill(own, 0.0)
+        return (
+            _composed(self.p, k, b, *self.chord, self.reach, self.image[0], -1.0),
+            _composed(self.p, *self.outer, *support, self.reach, self.image[1], 1.0),
+        )
+
+    def gradient(
+        self, weights: tuple[Tensor, Tensor], coefficients: tuple[Tensor, Tensor], *values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The derivative in the weights of ``coefficients`` (those on the lower and on the upper planes) times the
+        planes at ``values``, all ``[domains, rows, ...]``."""
+        axis = _axis(self.p)
+        positive, negative, x = (t.movedim(axis, -1) for t in (*coefficients, *values))
+        apart = x.unsqueeze(-1) - x.unsqueeze(-2)
+        low, high = self.sums
+        touch = self._inside(self.sums, weights[0])
+        total = 1 + (self.chord[0] * apart + self.chord[1]).sum(-2)
+        below = positive * self.function.second(touch) * (total - touch) * (high - low)
+        first, last = self.differences
+        at = self._inside(self.differences, weights[1])
+        above = (negative * self.outer[0]).unsqueeze(-2) * torch.exp(at) * (apart - at) * (last - first)
+        return below, above
+
+    @staticmethod
+    def _inside(box: Box, weight: Tensor) -> Tensor:
+        return box[0] + (box[1] - box[0]) * weight
+
+
+class _Falling(NamedTuple):
+    """A convex, falling function of S with its derivatives; ``sign`` times the record ``outer``."""
+
+    outer: Univariate
+    sign: float
+    value: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
+    second: Callable[[Tensor], Tensor]
+
+    def upper_line(self, p: Prepared, low: Tensor, high: Tensor) -> Box:
+        """Its chord over the box of S."""
+        kl, bl, ku, bu = relaxation.lines(self.outer, p, low, high)
+        return (ku, bu) if self.sign > 0 else (-kl, -bl)
+
+
+def _tangents(function: _Falling, interval: Callable) -> Callable:
+    """``weighted`` of one of the two operators."""
+
+    def weighted(p: Prepared, x: Box) -> _Tangents:
+        first, last, apart = _differences(p, x)
+        sums = _sums(first, last)
+        _, _, ku, bu = relaxation.lines(EXP, p, first, last)
+        zero = torch.zeros_like(ku)
+        size = torch.maximum(x[0].abs(), x[1].abs()).movedim(_axis(p), -1)
+        row = lambda *tensors: tuple(t.unsqueeze(1) for t in tensors)  # noqa: E731
+        return _Tangents(
+            p, function, row(first, last), row(*sums), row(torch.where(apart, ku, zero), torch.where(apart, bu, zero)),
+            row(*function.upper_line(p, *sums)), row(torch.maximum(first.abs(), last.abs()), size),
+            row(*interval(p, x)),
+        )  # fmt: skip
+
+    return weighted
+
+
+def _relax(weighted: Callable) -> Callable:
     def relax(p: Prepared, weights, x: Box) -> tuple[Plane, Plane]:
         below, above = _start(p, x) if weights is None else weights
-        first, last, apart = _differences(p, x)
-        low, high = _sums(first, last)
-        touch = derivative(low + (high - low) * below)
-        tangent = torch.exp(first + (last - first) * above)
-        kl, bl, ku, bu = relaxation.lines(EXP, p, first, last, tangent, None)
-        line = relaxation.lines(outer, p, low, high, *((touch, None) if sign > 0 else (None, -touch)))
-        if sign < 0:
-            line = -line[2], -line[3], -line[0], -line[1]
-        zero = torch.zeros_like(ku)
-        chord = torch.where(apart, ku, zero), torch.where(apart, bu, zero)
-        support = torch.where(apart, kl, zero), torch.where(apart, bl, zero)
-        image = _IMAGES[p.node.operator](p, x)
-        size = torch.maximum(x[0].abs(), x[1].abs()).movedim(_axis(p), -1)
-        reach = torch.maximum(first.abs(), last.abs()), size
-        return (
-            _composed(p, line[0], line[1], *chord, reach, image[0], -1.0),
-            _composed(p, line[2], line[3], *support, reach, image[1], 1.0),
-        )
+        planes = weighted(p, x).planes((below.unsqueeze(1), above.unsqueeze(1)))
+        low, high = (Plane((plane.slopes[0].squeeze(1),), plane.offset.squeeze(1)) for plane in planes)
+        return low, high
 
     return relax
 
@@ -189,19 +260,19 @@ def _opaque(p: Prepared) -> bool:
     return size * p.shape[_axis(p)] > MOST_TERMS
 
 
-_IMAGES = {"softmax": _softmax_interval, "log_softmax": _log_softmax_interval}
+_INVERSE = _Falling(RECIPROCAL, 1.0, lambda s: 1 / s, lambda s: -1 / (s * s), lambda s: 2 / (s * s * s))
+_LOGARITHM = _Falling(LOG, -1.0, lambda s: -torch.log(s), lambda s: -1 / s, lambda s: 1 / (s * s))
 
-_SHARED: dict[str, Any] = {
-    "start": _start,
-    "patterns": _patterns,
-    "products": lambda p: 2 * p.shape[_axis(p)],
-    "opaque": _opaque,
-}
-SOFTMAX = Multivariate(
-    "softmax", _softmax, _softmax_interval, relax=_planes(RECIPROCAL, lambda s: -1 / (s * s), 1.0), **_SHARED
-)
-LOG_SOFTMAX = Multivariate(
-    "log_softmax", _log_softmax, _log_softmax_interval, relax=_planes(LOG, lambda s: -1 / s, -1.0), **_SHARED
-)
+
+def _record(name: str, evaluate: Callable, interval: Callable, function: _Falling) -> Multivariate:
+    weighted = _tangents(function, interval)
+    return Multivariate(
+        name, evaluate, interval, relax=_relax(weighted), weighted=weighted, start=_start, patterns=_patterns,
+        products=lambda p: 2 * p.shape[_axis(p)], opaque=_opaque,
+    )  # fmt: skip
+
+
+SOFTMAX = _record("softmax", _softmax, _softmax_interval, _INVERSE)
+LOG_SOFTMAX = _record("log_softmax", _log_softmax, _log_softmax_interval, _LOGARITHM)
 
 OPERATORS = (SOFTMAX, LOG_SOFTMAX)

@@ -88,7 +88,7 @@ class Slopes:
 
         def objective(plan: Plan, boxes: dict[int, Box], inputs: dict[int, Box]) -> Objective:
             rows = elements_of(plan.shape(value), elements, signs.to(plan.dtype).unsqueeze(0), extent)
-            return Objective(plan, value, rows, boxes, inputs, narrow=True)
+            return Objective(plan, value, rows, boxes, inputs, narrow=True, planes=True)
 
         coarse = objective(self.search, self._boxes, self._inputs)
         found = optimise(coarse, few_steps(self.steps), points=False, deadline=self.deadline)

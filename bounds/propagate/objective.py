@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops import relaxation
-from provenn.bounds.ops._operator import Multivariate, Plane, Univariate
+from provenn.bounds.ops._operator import Multivariate, Plane, Univariate, Weighted
 from provenn.bounds.propagate.backward import Trace, backward
 from provenn.bounds.propagate.coefficients import Elements, flattened
 from provenn.bounds.propagate.conjunction import LEAST, MOST, Conjunction
@@ -148,6 +148,7 @@ class Objective:
         self.gaps: dict[int, Gap] = {i: lines.gap for i, lines in self.base.items() if lines.gap is not None}
         weighted = conjunction.count if conjunction is not None else 0
         self.planes = self._weights() if planes else {}
+        self.weighted = {i: found for i in self.planes if (found := self._weighted(i)) is not None}
         multiplied = tuple(splits.sign) if splits else ()
         self.layout = layout(plan, target, multiplied, self.gaps, weighted, self.planes)
         self.extents = _above_relaxed(plan, target) if narrow else None
@@ -181,6 +182,13 @@ class Objective:
                 operands = [self.boxes[i] for i in self.plan.graph.nodes[index].inputs]
                 result[index] = operator.start(self.plan.prepared[index], *operands)
         return result
+
+    def _weighted(self, index: int) -> Weighted | None:
+        operator = self.plan.operators[index]
+        if not isinstance(operator, Multivariate) or operator.weighted is None:
+            return None
+        operands = self.plan.graph.nodes[index].inputs
+        return operator.weighted(self.plan.prepared[index], *(self.boxes[i] for i in operands))
 
     def _ranges(self) -> tuple[Tensor, Tensor]:
         """Admissible parameters, each ``[1|domains, 1, total]``."""
@@ -266,10 +274,9 @@ class Objective:
             if segment.kind in ("lower", "upper"):
                 slopes.setdefault(segment.index, {})[segment.kind] = view
             elif segment.kind == "plane":
-                planes = self._planes_with(segment.index, view)
-                shaped = [[t.view(*view.shape[:2], *t.shape[1:]) for t in (*p.slopes, p.offset)] for p in planes]
-                low, high = ((tuple(slopes_), offset) for *slopes_, offset in shaped)
-                result[segment.index] = Lines(*low, *high, result[segment.index].patterns)
+                low, high = self._planes_with(segment.index, view)
+                patterns = result[segment.index].patterns
+                result[segment.index] = Lines(low.slopes, low.offset, high.slopes, high.offset, patterns)
         for index, given in slopes.items():
             result[index] = self._lines_with(index, given.get("lower"), given.get("upper"))
         return result
@@ -291,7 +298,12 @@ class Objective:
         return replace(base, gap=replace(base.gap, lines=few))
 
     def _planes_with(self, index: int, weights: Tensor) -> tuple[Plane, Plane]:
-        """The planes of a node at weights ``[domains, rows, size]``, all rows of all domains in one axis."""
+        """The planes ``[domains, rows, ...]`` of a node at weights ``[domains, rows, size]``."""
+        sizes = [side.shape[1:] for side in self.planes[index]]
+        parts = weights.split([s.numel() for s in sizes], 2)
+        if index in self.weighted:
+            low, high = (part.reshape(*weights.shape[:2], *s) for part, s in zip(parts, sizes, strict=True))
+            return self.weighted[index].planes((low, high))
         operator, prepared = self.plan.operators[index], self.plan.prepared[index]
         assert isinstance(operator, Multivariate)
         domains, rows = weights.shape[:2]
@@ -302,10 +314,12 @@ class Objective:
             )
             for i in self.plan.graph.nodes[index].inputs
         ]
-        sizes = [side.shape[1:] for side in self.planes[index]]
-        parts = weights.reshape(domains * rows, -1).split([s.numel() for s in sizes], 1)
         sides = tuple(part.reshape(-1, *size) for part, size in zip(parts, sizes, strict=True))
-        return operator.relax(prepared, sides, *boxes)
+        found = []
+        for plane in operator.relax(prepared, sides, *boxes):
+            slopes = tuple(s.view(domains, rows, *s.shape[1:]) for s in plane.slopes)
+            found.append(Plane(slopes, plane.offset.view(domains, rows, *plane.offset.shape[1:])))
+        return found[0], found[1]
 
     def multipliers(self, flat: Tensor) -> dict[int, tuple[Tensor, Tensor]] | None:
         """What ``backward`` takes: signed multipliers and the constant they add."""
@@ -426,21 +440,26 @@ class Objective:
 
     def _plane_gradient(self, segment: Segment, trace: Trace, z: Mapping[int, Tensor], flat: Tensor) -> Tensor:
         """How the planes move at fixed values of their operands, which is how the bound does: by autograd, a node at
-        a time."""
+        a time, where no derivative is at hand."""
         index = segment.index
         below = trace.below(index)
         if below is None:  # no row reaches the node
             return torch.zeros_like(self.layout.part(flat, segment))
         sides = trace.positive[index], below
+        operands = self.plan.graph.nodes[index].inputs
+        if index in self.weighted:
+            shape, sizes = flat.shape[:2], [side.shape[1:] for side in self.planes[index]]
+            parts = self.layout.part(flat, segment).split([s.numel() for s in sizes], 2)
+            low, high = (part.reshape(*shape, *s) for part, s in zip(parts, sizes, strict=True))
+            found = self.weighted[index].gradient((low, high), sides, *(z[i] for i in operands))
+            return torch.cat([part.expand(*shape, *part.shape[2:]).flatten(2) for part in found], 2)
         with torch.enable_grad():
             weights = self.layout.part(flat, segment).detach().clone().requires_grad_()
             total = weights.new_zeros(())
             for a, plane in zip(sides, self._planes_with(index, weights), strict=True):
-                shape = (*weights.shape[:2], *plane.offset.shape[1:])
-                value = plane.offset.view(shape)
-                for place, (i, s) in enumerate(zip(self.plan.graph.nodes[index].inputs, plane.slopes, strict=True)):
-                    shaped = s.view(*weights.shape[:2], *s.shape[1:])
-                    value = value + self.base[index].through(place, shaped, z[i])
+                value = plane.offset
+                for place, (i, slopes) in enumerate(zip(operands, plane.slopes, strict=True)):
+                    value = value + self.base[index].through(place, slopes, z[i])
                 total = total + (a * value).sum()
             return torch.autograd.grad(total, weights)[0].nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
 

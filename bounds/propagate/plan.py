@@ -120,10 +120,15 @@ class Plan:
         ``traced`` passes keep the values of all nodes.
         """
         if traced:
-            elements = 3 * sum(self.size(i) for i in self.order(target))
+            elements = 3 * sum(self.size(i) for i in self.order(target)) + 4 * self.weights(target)
         else:
             elements = 5 * self.widest(target)[0]
         return max(1, self.room // (self.dtype.itemsize * domains * elements))
+
+    def weights(self, target: int) -> int:
+        """Weights of planes that a row from the target has, roughly."""
+        relaxed = (i for i in self.relaxed_below(target) if isinstance(self.operators[i], Multivariate))
+        return sum(self.size(i) * max(1, self.length(i)) for i in relaxed if i not in self.opaque)
 
     @cached_property
     def room(self) -> int:
