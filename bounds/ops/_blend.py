@@ -48,11 +48,11 @@ class Blend:
         """The derivative in the weights of ``coefficients`` (those on the lower and on the upper planes) times the
         planes at values x and y, all ``[domains, rows, ...]``."""
         x, y = values
-        given = (*coefficients, x, y)
+        sides = coefficients
         if self.axes is not None:
             last = self.axes[2]
-            given = (*(c.unsqueeze(last) for c in coefficients), x.unsqueeze(self.axes[0]), y.unsqueeze(self.axes[1]))
-        *sides, x, y = given
+            sides = coefficients[0].unsqueeze(last), coefficients[1].unsqueeze(last)
+            x, y = x.unsqueeze(self.axes[0]), y.unsqueeze(self.axes[1])
         low, high = (
             c * torch.addcmul(torch.addcmul(step.offset, step.slopes[0], x), step.slopes[1], y)
             for c, step in zip(sides, self.step, strict=True)
