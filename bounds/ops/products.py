@@ -52,20 +52,24 @@ def _starting_weight(slopes, x: Box, y: Box, sign: float) -> Tensor:
     a0, b0 = slopes(x, y, torch.zeros_like(x[0]))
     a1, b1 = slopes(x, y, torch.ones_like(x[0]))
     tries = [torch.ones_like(a0), torch.zeros_like(a0), a0 / (a0 - a1), b0 / (b0 - b1)]
-    best, gain = tries[0], None
-    for r in tries:
-        r = torch.nan_to_num(r, nan=0.5).clamp(0.0, 1.0)
+    gains = []
+    for place, r in enumerate(tries):
+        tries[place] = r = torch.nan_to_num(r, nan=0.5).clamp(0.0, 1.0)
         a, b = slopes(x, y, r)
         offsets = [sign * (s * t - a * s - b * t) for s, t in corners(x, y)]
         offset = torch.minimum(torch.minimum(offsets[0], offsets[1]), torch.minimum(offsets[2], offsets[3]))
         a, b = sign * a, sign * b
-        value = offset + torch.minimum(a * x[0], a * x[1]) + torch.minimum(b * y[0], b * y[1])
-        if gain is None:
-            best, gain = r, value
-        else:
-            take = value > gain
-            best, gain = torch.where(take, r, best), torch.where(take, value, gain)
-    return best
+        gains.append(offset + torch.minimum(a * x[0], a * x[1]) + torch.minimum(b * y[0], b * y[1]))
+    # Of equally good ones half way between the first and their mean, which is as good: no rounding decides.
+    best = torch.maximum(torch.maximum(gains[0], gains[1]), torch.maximum(gains[2], gains[3]))
+    size = torch.maximum(x[0].abs(), x[1].abs()) * torch.maximum(y[0].abs(), y[1].abs())
+    least = best - (256 * torch.finfo(size.dtype).eps) * size
+    total, count, first = torch.zeros_like(best), torch.zeros_like(best), torch.full_like(best, torch.nan)
+    for r, gain in zip(tries, gains, strict=True):
+        taken = gain >= least
+        first = torch.where(taken & first.isnan(), r, first)
+        total, count = total + taken * r, count + taken
+    return torch.nan_to_num(0.5 * (first + total / count), nan=0.5)
 
 
 def mul_start(p: Prepared, x: Box, y: Box) -> tuple[Tensor, Tensor]:

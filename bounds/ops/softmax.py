@@ -112,9 +112,9 @@ def _sums(first: Tensor, last: Tensor) -> Box:
     return low.clamp(min=1.0), high.clamp(min=1.0)
 
 
-# How far above the lower end of a difference the line below its exponential starts to touch at most: from there on
-# it would be negative at that end, where the exponential is not.
-_REACH = 1.0
+# How far above the lower end of a difference the line below its exponential starts to touch at most: where it touches
+# more than 1 above, it is negative at that end, where the exponential is not.
+_REACH = 0.5
 
 
 @dataclass(frozen=True)
