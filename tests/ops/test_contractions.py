@@ -121,7 +121,7 @@ def test_one_operator_is_as_tight_as_its_parts() -> None:
         boxes = interval_boxes(plan, inputs)
         found.append(backward(plan, target, rows, relax_all(plan, target, boxes), inputs))
     gained = found[0] - found[1]
-    assert gained.mean() > 0.005 and (gained > -0.03).all()
+    assert gained.mean() > 0.003 and (gained > -0.05).all()
 
 
 @torch.no_grad()
