@@ -129,7 +129,9 @@ def optimise(
     assert best is not None  # the first step always bounds
     if not points:
         return Optimised(best, best_flat, {}, trace, {}, lines)
-    values = selected_values(objective.plan, objective.target, trace, lines, objective.inputs)
+    # The same walk as the gradient's: the mean knows its values.
+    whole = objective.conjunction is not None
+    values = selected_values(objective.plan, objective.target, trace, lines, objective.inputs, whole=whole)
     minimiser = {i: values[i] for i in objective.inputs if i in values}
     if mean is not None:
         values = {i: m.lerp_(values[i], RECENT) for i, m in mean.items()}

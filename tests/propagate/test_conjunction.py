@@ -9,9 +9,12 @@ import pytest
 import torch
 from scipy.optimize import linprog
 
+from provenn.bounds.graph import Graph, Node
 from provenn.bounds.propagate.conjunction import CORNER, Conjunction, best_weights
+from provenn.bounds.propagate.interval import interval_boxes
 from provenn.bounds.propagate.objective import Objective
 from provenn.bounds.propagate.optimise import Schedule, optimise
+from provenn.bounds.propagate.plan import Plan
 
 from .small import MAKERS, Case, case
 
@@ -125,3 +128,24 @@ def test_the_game_of_linear_forms(seed: int) -> None:
 def test_the_starts_are_the_middle_and_the_corners() -> None:
     made = Conjunction(torch.zeros(1, 2, 5), torch.zeros(1, 2))
     assert made.start(4).tolist() == [[0, 0], [CORNER, 0], [0, CORNER], [0, 0]]
+
+
+def test_minimisers_where_relaxed_values_are_read_by_choices_only() -> None:
+    """The walk to the target visits the input, which no relaxed node below it reads: both walks must be the same."""
+    weight = np.random.default_rng(3).standard_normal((4, 2))
+    nodes = [
+        Node("input", (), (1, 2)), Node("sin", (0,), (1, 2)), Node("less", (0, 1), (1, 2)),
+        Node("where", (2, 1, 0), (1, 2)), Node("concat", (3, 0), (1, 4), {"axis": 1}),
+        Node("linear", (4,), (1, 2), {"weight": weight}),
+    ]  # fmt: skip
+    plan = Plan(Graph(tuple(nodes), (0,), (5,)), torch.float64)
+    inputs = {0: (torch.full((1, 1, 2), -1.0).double(), torch.full((1, 1, 2), 1.0).double())}
+    rows = torch.eye(2, dtype=torch.float64).view(1, 2, 1, 2)
+    boxes = interval_boxes(plan, inputs)
+    objective = Objective(
+        plan, 5, rows, boxes, inputs, combinations=3,
+        conjunction=Conjunction(rows, torch.zeros(1, 2, dtype=torch.float64)),
+    )  # fmt: skip
+    found = optimise(objective, Schedule(4, 0.1))
+    low, high = inputs[0]
+    assert ((found.minimiser[0] >= low) & (found.minimiser[0] <= high)).all()
