@@ -47,7 +47,10 @@ def by_cells(run: Run, clauses: Clauses, numbers: Tensor, rest: Rest) -> str | N
     run.count("cells", len(found))
     inner = replace(
         run,
-        problem=Problem(found.graph, run.problem.query, run.problem.device, workers=run.problem.workers),
+        problem=Problem(
+            found.graph, run.problem.query, run.problem.device, workers=run.problem.workers,
+            split_points=run.problem.split_points,
+        ),
         replay=run.replay.leading(found.inputs),
     )
     try:

@@ -124,7 +124,9 @@ def _verify(
     note = symbolic_note(graph.metadata["symbolic"])
     query = read_query(os.fspath(property_path), node_in.size, node_out.size, element, note)
     special = specialised(graph, query)
-    spelled = Problem(lattice(special.graph), query, device, special.free, special.read)
+    spelled = Problem(
+        lattice(special.graph), query, device, special.free, special.read, split_points=options.split_points
+    )
     problem = recognised(spelled)
     generator = torch.Generator(device="cpu").manual_seed(options.seed)
     replay = Replay(network_path, query, free=special.free)

@@ -13,7 +13,6 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.alpha import proven_bound
 from provenn.bounds.propagate.conjunction import Conjunction
 from provenn.bounds.propagate.interval import Box
@@ -262,22 +261,16 @@ class Fixed:
         return torch.cat(parts, 1) if parts else torch.zeros_like(lower, dtype=torch.bool)
 
     def _points(self, fields: Fields, column: Tensor) -> Tensor:
-        """Where to split columns ``[domains]`` or ``[domains, k]``: a break point inside the box, else the midpoint."""
+        """Where to split columns ``[domains]`` or ``[domains, k]``: at a jump, else where ``Points`` says."""
         shape, column = column.shape, column.unsqueeze(1) if column.dim() == 1 else column
         low, high = (fields[end].gather(1, column).flatten() for end in ("lower", "upper"))
         column = column.flatten()
-        result = 0.5 * (low + high)
-        for value, _, place in self.columns:
-            mine = (column >= place.start) & (column < place.stop)
-            if value in self.columns.jumps:
-                result = torch.where(mine, 0.0, result)
-                continue
-            for index in self.search.consumers[value]:
-                operator = self.search.operators[index]
-                if isinstance(operator, Univariate) and operator.piecewise_linear:
-                    for point in operator.breakpoints(self.search.prepared[index]):
-                        at = torch.as_tensor(point, dtype=low.dtype, device=low.device)
-                        result = torch.where(mine & (low < at) & (high > at), at, result)
+        result = torch.zeros_like(low)
+        for value, elements, place in self.columns:
+            mine = ((column >= place.start) & (column < place.stop)).nonzero().squeeze(1)
+            if mine.numel() and value not in self.columns.jumps:
+                chosen = elements[column[mine] - place.start]
+                result[mine] = self.problem.points.at(value, chosen, low[mine], high[mine])
         return result.view(shape)
 
     def _scores(self, fields: Fields, bounded: Bounded, allowed: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from provenn.errors import InputError
 DEVICES = ("auto", "cpu", "cuda")
 SCORES = ("minimiser", "shortcut", "intercept")
 BRANCHING = ("all", "neurons", "none")
+SPLIT_POINTS = ("optimised", "midpoint")
 LARGEST_SEED = 2**63 - 1
 """What the generators of torch and numpy both take."""
 
@@ -66,6 +67,9 @@ class Options:
     the input (``shortcut``, GenBaB) or in constants alone (``intercept``)."""
     branching: str = "all"
     """What is split: ``all`` that may end first, only ``neurons`` (and factors of products), or ``none``."""
+    split_points: str = "optimised"
+    """Where a smooth operator's operand is split: ``optimised`` (least area between the children's lines) or
+    ``midpoint``."""
     input_split_limit: int = 256
     """With at most this many free inputs, splits of inputs are tried as well as splits of neurons."""
     exact_leaves: bool = True
@@ -76,7 +80,8 @@ class Options:
             raise InputError(f"Options got timeout={self.timeout!r}, expected a positive number of seconds")
         if self.device not in DEVICES:
             raise InputError(f"Options got device={self.device!r}, expected one of {', '.join(DEVICES)}")
-        for name, known in (("score", SCORES), ("branching", BRANCHING)):
+        known_names = ("score", SCORES), ("branching", BRANCHING), ("split_points", SPLIT_POINTS)
+        for name, known in known_names:
             if getattr(self, name) not in known:
                 raise InputError(f"Options got {name}={getattr(self, name)!r}, expected one of {', '.join(known)}")
         if self.threads is not None and self.threads < 1:

@@ -16,6 +16,7 @@ from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
 from provenn.specs import ClauseBatch, Query
+from provenn.verifier.points import OPTIMISED, Points
 from provenn.verifier.workers import Workers
 
 
@@ -90,7 +91,9 @@ def recognised(problem: Problem) -> Problem:
     graph = univariate(problem.graph, ranges)
     if graph is problem.graph:
         return problem
-    return Problem(graph, problem.query, problem.device, problem.free, problem.read, problem.workers)
+    return Problem(
+        graph, problem.query, problem.device, problem.free, problem.read, problem.workers, problem.split_points
+    )
 
 
 class Problem:
@@ -109,10 +112,11 @@ class Problem:
         free: np.ndarray | None = None,
         read: np.ndarray | None = None,
         workers: Workers | None = None,
+        split_points: str = OPTIMISED,
     ):
         self.graph, self.query, self.device = graph, query, device
         self.workers = workers or Workers(torch.get_num_threads() if device.type == "cpu" else 1)
-        self.free, self.read = free, read
+        self.free, self.read, self.split_points = free, read, split_points
         self.input, self.output = graph.inputs[0], graph.outputs[0]
         self.input_shape = graph.nodes[self.input].shape
         self.output_shape = graph.nodes[self.output].shape
@@ -121,7 +125,7 @@ class Problem:
 
     def within(self, lower: Tensor, upper: Tensor) -> Problem:
         """The same problem on a box ``[1, inputs]`` of its inputs, with the same plans; free and read do not apply."""
-        found = Problem(self.graph, self.query, self.device, workers=self.workers)
+        found = Problem(self.graph, self.query, self.device, workers=self.workers, split_points=self.split_points)
         found._plans = self._plans
         found.hull = lower, upper  # type: ignore[misc]
         return found
@@ -130,6 +134,11 @@ class Problem:
         if dtype not in self._plans:
             self._plans[dtype] = Plan(self.graph, dtype, self.device)
         return self._plans[dtype]
+
+    @cached_property
+    def points(self) -> Points:
+        """Where intermediate values are split."""
+        return Points(self.plan(torch.float32), self.split_points)
 
     def input_boxes(self, lower: Tensor, upper: Tensor, dtype: torch.dtype = torch.float64) -> dict[int, Box]:
         """Flat input boxes ``[domains, inputs]`` as the bounders take them."""

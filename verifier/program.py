@@ -9,7 +9,7 @@ What HiGHS answers is a proposal: its duals are slopes, multipliers and weights 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops import relaxation
-from provenn.bounds.ops._operator import Prepared, Univariate
+from provenn.bounds.ops._operator import Prepared, Univariate, at_elements
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines, relax_all
 from provenn.bounds.propagate.plan import Plan
@@ -249,15 +249,8 @@ class Program:
 
     def at(self, index: int, elements: np.ndarray) -> Prepared:
         """The node's constants at some elements: those with a value per element are taken there."""
-        prepared = self.plan.prepared[index]
-        shape = self.plan.shape(index)
         chosen = torch.from_numpy(elements).to(self.plan.device)
-        tables = self.plan.operators[index].tables
-        tensors = {
-            name: tensor.expand(shape).flatten()[chosen] if tensor.dim() and name not in tables else tensor
-            for name, tensor in prepared.tensors.items()
-        }
-        return replace(prepared, tensors=tensors)
+        return at_elements(self.plan.operators[index], self.plan.prepared[index], chosen)
 
     def _cut_hulls(self, own: _Relaxed, cuts: Cuts):
         """The node's lines with those of cut elements replaced."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -155,3 +155,12 @@ class Multivariate(Operator):
     patterns: Callable[[Prepared], tuple[Pattern, ...]] | None = None
     products: Callable[[Prepared], int] = lambda prepared: 0
     opaque: Callable[[Prepared], bool] = lambda prepared: False
+
+
+def at_elements(operator: Operator, prepared: Prepared, elements: Tensor) -> Prepared:
+    """An elementwise node's constants at flat ``elements`` ``[n]``: those with a value per element are taken there."""
+    tensors = {
+        name: t.expand(prepared.shape).flatten()[elements] if t.dim() and name not in operator.tables else t
+        for name, t in prepared.tensors.items()
+    }
+    return replace(prepared, tensors=tensors)
