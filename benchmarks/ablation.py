@@ -1,0 +1,92 @@
+"""What branching is worth: solved instances and domains for each way to choose a split and its point.
+
+    python benchmarks/ablation.py FOLDER... --timeout 60
+
+Every FOLDER holds an ``instances.csv`` (network, property, seconds). Each instance is verified without branching, by
+neuron splits chosen as GenBaB's baseline and GenBaB itself choose them (arXiv 2405.21063), and as the defaults do; no
+inputs are split. Prints a markdown table: solved, and the median number of domains of the
+instances that every way solves and of which the ways without branching leave something to split. Counts of domains, not
+seconds; but how many are bounded before the time is over depends on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from provenn.errors import ProvennError
+from provenn.specs import Instance, read_instances
+from provenn.verifier import Options, verify
+
+WAYS: dict[str, dict[str, str]] = {
+    "no branching": {"branching": "none"},
+    "intercepts, midpoints": {"score": "intercept", "split_points": "midpoint"},
+    "shortcuts, midpoints": {"score": "shortcut", "split_points": "midpoint"},
+    "shortcuts, optimised points": {"score": "shortcut", "split_points": "optimised"},
+    "minimiser, midpoints": {"score": "minimiser", "split_points": "midpoint"},
+    "minimiser, optimised points": {"score": "minimiser", "split_points": "optimised"},
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one instance ended one way."""
+
+    solved: bool
+    domains: int
+
+
+def ways() -> dict[str, dict[str, str]]:
+    """The ways that this version's options can tell apart, by the first of their names."""
+    known = {field.name for field in fields(Options)}
+    found: dict[str, dict[str, str]] = {}
+    for name, way in WAYS.items():
+        possible = {key: value for key, value in way.items() if key in known}
+        if possible not in found.values():
+            found[name] = possible
+    return found
+
+
+def outcome(instance: Instance, way: dict[str, str], timeout: float) -> Outcome:
+    """Verify one instance one way."""
+    options = Options(**{"branching": "neurons", **way}, timeout=timeout, threads=1, device="cpu")  # type: ignore[arg-type]
+    try:
+        result = verify(instance.network_path, instance.property_path, options)
+    except ProvennError as error:
+        print(f"{instance.network}, {instance.property}: {error}", file=sys.stderr)
+        return Outcome(False, 0)
+    print(instance.property, way, result.verdict, result.statistics["domains"], file=sys.stderr, flush=True)
+    return Outcome(result.verdict in ("sat", "unsat"), result.statistics["domains"])
+
+
+def rows(folder: Path, timeout: float) -> list[str]:
+    """The table's rows for one folder."""
+    instances, tried = read_instances(folder / "instances.csv"), ways()
+    table = {name: [outcome(one, way, timeout) for one in instances] for name, way in tried.items()}
+    first, *others = table
+    split = [
+        i for i in range(len(instances)) if not table[first][i].solved and all(table[name][i].solved for name in others)
+    ]
+    result = []
+    for name, outcomes in table.items():
+        domains = [outcomes[i].domains for i in split] if name != first else []
+        median = f"{statistics.median(domains):.0f} ({len(domains)})" if domains else "-"
+        result.append(f"| {folder.name} | {name} | {sum(o.solved for o in outcomes)} of {len(outcomes)} | {median} |")
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What branching is worth, as a markdown table.")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a folder with an instances.csv")
+    parser.add_argument("--timeout", type=float, default=60.0, help="seconds for each instance and way (60)")
+    given = parser.parse_args()
+    print("| family | way | solved | median domains (instances) |\n|---|---|---|---|")
+    for folder in given.folders:
+        print("\n".join(rows(folder, given.timeout)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
