@@ -276,7 +276,8 @@ class Fixed:
     def _scores(self, fields: Fields, bounded: Bounded, allowed: Tensor) -> Tensor:
         """Scores ``[open, columns]`` of the open domains ``fields``, of which ``allowed`` columns may be split."""
         every = torch.arange(self.columns.total, device=allowed.device).expand_as(allowed)
-        points = self._points(fields, every)
+        wanted = self.score != "minimiser" or any(bounded.smooth(value) for value in self.columns.values)
+        points = self._points(fields, every) if wanted else torch.zeros_like(fields["lower"])
         a = bounded.found.trace.inputs.get(self.problem.input)
         if self.score == "intercept":
             score = by_intercept(bounded, points)
