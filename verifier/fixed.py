@@ -31,6 +31,8 @@ JUMP_STEP = torch.finfo(torch.float32).tiny
 
 # The weights of a clause's rows: sizes of their steps at a root and below it, and how many more steps a root gets.
 FIRST_RATE, RATE, FIRST_STEPS = 2.0, 0.5, 4
+# Weights of planes up to which a domain hands them on; the children of one with more start anew.
+MOST_WEIGHTS = 1 << 15
 # Combinations of a clause's rows that a domain hands on.
 KEPT = 2
 
@@ -143,6 +145,7 @@ class Fixed:
         if self._kept is None:
             place = dict(zip(self.columns.values, self.columns.elements, strict=False))
             parts: list[Tensor] = []
+            weights = sum(s.size for s in objective.layout.segments if s.kind == "plane")
             for segment in objective.layout.segments:
                 if segment.kind == "beta" and segment.index == self.columns.values[0]:
                     self._multipliers = sum(part.numel() for part in parts)
@@ -150,6 +153,8 @@ class Fixed:
                     parts.append(segment.start + torch.arange(segment.size, device=self.problem.device))
                     continue
                 if segment.kind == "plane":
+                    if weights <= MOST_WEIGHTS:
+                        parts.append(segment.start + torch.arange(segment.size, device=self.problem.device))
                     continue
                 value = segment.index
                 if segment.kind != "beta":

@@ -140,6 +140,8 @@ class _Tangents:
         eps = torch.finfo(self.p.dtype).eps
         touch = self._inside(self.sums, weights[0])
         value, k = self.function.value(touch), self.function.derivative(touch)
+        # A slope that underflows is no derivative: such a line is none.
+        k = torch.where(k.abs() > torch.finfo(k.dtype).tiny / eps, k, torch.nan)
         b = value - k * touch
         b = b - (16 * eps) * (value.abs() + (k * touch).abs())
         at = self._inside(self.differences, weights[1])

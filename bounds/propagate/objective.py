@@ -144,11 +144,13 @@ class Objective:
         if conjunction is not None:
             first, self.count = conjunction.rows.shape[0], combinations
         self.domains = max([first] + [b[0].shape[0] for b in inputs.values()])
+        self.planes: dict[int, Weights] = {}
+        self.weighted: dict[int, Weighted] = {}
+        if planes:
+            self._weigh()
         self.base = {index: self._lines(index) for index in plan.relaxed_below(target)}
         self.gaps: dict[int, Gap] = {i: lines.gap for i, lines in self.base.items() if lines.gap is not None}
         weighted = conjunction.count if conjunction is not None else 0
-        self.planes = self._weights() if planes else {}
-        self.weighted = {i: found for i in self.planes if (found := self._weighted(i)) is not None}
         multiplied = tuple(splits.sign) if splits else ()
         self.layout = layout(plan, target, multiplied, self.gaps, weighted, self.planes)
         self.extents = _above_relaxed(plan, target) if narrow else None
@@ -163,6 +165,11 @@ class Objective:
                 self._reading.setdefault(value, []).append(position)
 
     def _lines(self, index: int) -> Lines:
+        if index in self.weighted:
+            low, high = self.weighted[index].planes(tuple(side.unsqueeze(1) for side in self.planes[index]))  # type: ignore[arg-type]
+            patterns = self.plan.operators[index].patterns  # type: ignore[attr-defined]
+            made = None if patterns is None else patterns(self.plan.prepared[index])
+            return Lines(low.slopes, low.offset, high.slopes, high.offset, made)
         lines = relax(self.plan, index, self.boxes)
         operator, prepared = self.plan.operators[index], self.plan.prepared[index]
         if not self.narrow or not isinstance(operator, Univariate):
@@ -173,22 +180,16 @@ class Objective:
             lines = lines.channels_last()
         return lines.narrowed(NARROW_SHARE)
 
-    def _weights(self) -> dict[int, Weights]:
-        """The starting weights ``[1|domains, *size]`` of the lower and the upper planes of every node that has some."""
-        result = {}
-        for index, lines in self.base.items():
-            operator = self.plan.operators[index]
-            if isinstance(operator, Multivariate) and operator.start is not None and lines.lower_slopes:
-                operands = [self.boxes[i] for i in self.plan.graph.nodes[index].inputs]
-                result[index] = operator.start(self.plan.prepared[index], *operands)
-        return result
-
-    def _weighted(self, index: int) -> Weighted | None:
-        operator = self.plan.operators[index]
-        if not isinstance(operator, Multivariate) or operator.weighted is None:
-            return None
-        operands = self.plan.graph.nodes[index].inputs
-        return operator.weighted(self.plan.prepared[index], *(self.boxes[i] for i in operands))
+    def _weigh(self) -> None:
+        """Find the nodes that have weights, with their starting weights ``[1|domains, *size]`` for both sides."""
+        for index in self.plan.relaxed_below(self.target):
+            operator, prepared = self.plan.operators[index], self.plan.prepared[index]
+            if index in self.plan.opaque or not isinstance(operator, Multivariate) or operator.start is None:
+                continue
+            operands = [self.boxes[i] for i in self.plan.graph.nodes[index].inputs]
+            self.planes[index] = operator.start(prepared, *operands)
+            if operator.weighted is not None:
+                self.weighted[index] = operator.weighted(prepared, *operands)
 
     def _ranges(self) -> tuple[Tensor, Tensor]:
         """Admissible parameters, each ``[1|domains, 1, total]``."""
