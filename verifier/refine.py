@@ -26,6 +26,9 @@ BATCH = 1024
 WORTH_A_FORK = 2**29
 # Multiplications of a step of slope optimisation over those of a backward pass.
 STEP = 3
+# Elements of a value that are tried first, and by what share of an element's width their ends must move on average for
+# the others to follow.
+TRIED, WORTH_REFINING = 24, 0.004
 
 
 def refined_facts(problem: Problem, facts: Facts, *, leaves: int, steps: int, deadline: float) -> Facts:
@@ -65,12 +68,24 @@ class _Trees:
             elements = unstable(self.plan, self.value, box).flatten().nonzero().squeeze(1)
             lower, upper = box[0].flatten()[elements], box[1].flatten()[elements]
             signs = torch.where((lower + upper > 0) == nearer, 1.0, -1.0).to(lower.dtype)
+            if nearer and not self._worthwhile(elements, signs, lower, upper):
+                return box
             size = self._size(elements.numel())
             parts = list(zip(elements.split(size), signs.split(size), strict=True))
             for (part, sign), bound in zip(parts, self.problem.workers.map(self._bounds, parts), strict=True):
                 nothing = torch.full_like(bound, torch.nan)
                 box = merge(box, part, torch.where(sign > 0, bound, nothing), torch.where(sign < 0, -bound, nothing))
         return box
+
+    def _worthwhile(self, elements: Tensor, signs: Tensor, lower: Tensor, upper: Tensor) -> bool:
+        """Whether trees move the ends of some elements, spread over all of them, by enough."""
+        if elements.numel() < 4 * TRIED:
+            return True
+        some = torch.linspace(0, elements.numel() - 1, TRIED, device=elements.device).long()
+        bound = self._bounds((elements[some], signs[some]))
+        before = torch.where(signs > 0, lower, -upper)[some]
+        gain = torch.fmax(bound, before) - before
+        return bool((gain / (upper - lower)[some]).mean() > WORTH_REFINING)
 
     def _size(self, elements: int) -> int:
         """Elements of a part: a share for every worker, if that is worth a fork."""
