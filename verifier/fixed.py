@@ -21,7 +21,6 @@ from provenn.verifier.columns import columns_of, reads_with_gap
 from provenn.verifier.planes import Planes, planes_of
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
-from provenn.verifier.rates import Ranged
 from provenn.verifier.root import Facts
 from provenn.verifier.scores import Bounded, at_minimiser, by_intercept, by_shortcut
 from provenn.verifier.shortcuts import Shortcuts, shortcuts_of
@@ -126,11 +125,11 @@ class Fixed:
             point[value] = torch.where(point[value].abs() == JUMP_STEP, 0.0, point[value])
         rows, splits = self.rows[fields["clause"]].to(dtype), Splits(sign, point)
         if not self.weighted:
-            return Ranged(plan, self.target, rows, boxes, self.inputs[dtype], splits, planes=True)
+            return Objective(plan, self.target, rows, boxes, self.inputs[dtype], splits, planes=True)
         known, threshold = fields.get("parameters"), self.clauses.threshold[fields["clause"]].to(dtype)
         together = Conjunction(rows, threshold, FIRST_RATE if known is None else RATE)
         combinations = together.count + 1 if known is None else known.shape[1]
-        return Ranged(
+        return Objective(
             plan, self.target, rows, boxes, self.inputs[dtype], splits, conjunction=together,
             combinations=combinations, planes=True,
         )  # fmt: skip

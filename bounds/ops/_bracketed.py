@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from provenn.bounds.ops._operator import Prepared, Univariate
 from provenn.bounds.ops.relaxation import record
 
 Candidates = list[tuple]
+# Points of a table of f' on a piece where it is monotone, and steps along chords of f' in a bracket of two of them.
+NODES, CHORDS = 4097, 3
 
 
 def softplus(p: Prepared, x: Tensor) -> Tensor:
@@ -22,12 +25,26 @@ def softplus(p: Prepared, x: Tensor) -> Tensor:
     return torch.logaddexp(x, torch.zeros_like(x))
 
 
-def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: float) -> Callable:
-    """Candidates by bisection on the three pieces of ``[-reach, reach]`` where f' is monotone.
+@cache
+def _nodes(
+    derivative: Callable, ends: tuple[float, ...], piece: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Points of a piece where f' is monotone, evenly spaced, and f' there, rising."""
+    x = torch.linspace(ends[piece], ends[piece + 1], NODES, dtype=torch.float64)
+    if piece != 1:
+        x = x.flip(0)
+    x = x.to(dtype).to(device)
+    rising = torch.cummax(derivative(None, x), 0).values
+    return x, rising
 
-    Over a bracket ``[a, b]`` the difference ``f - k x`` changes by at most ``max |f' - k| (b - a)``, and a
-    wrong turn at a rounding error e of f' costs at most e times the piece: both are added to the values.
-    Left of ``-reach`` the function lies in ``[-1e-15, 0]``, right of ``reach`` it is x to within an ulp.
+
+def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: float) -> Callable:
+    """Candidates from a table on the three pieces of ``[-reach, reach]`` where f' is monotone.
+
+    The table gives a bracket of the root of ``f' = k``, one step along the chord of f' a point in it. On the piece the
+    difference ``f - k x`` changes between that point and the root by at most ``|f' - k|`` at the point times the
+    bracket's width, and a wrong turn at a rounding error e of f' costs at most e times the piece: both are added to
+    the values.
     """
     ends = (-reach, *inflections, reach)
 
@@ -36,16 +53,25 @@ def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: fl
         lower, upper, slope = torch.broadcast_tensors(lower, upper, slope)
         found: Candidates = []
         for piece in range(3):
-            low = lower.clamp(ends[piece], ends[piece + 1])
-            high = upper.clamp(ends[piece], ends[piece + 1])
-            noise = 64 * eps * (1 + torch.maximum(low.abs(), high.abs())) * (high - low)
-            for _ in range(26 if lower.dtype == torch.float64 else 16):
-                middle = 0.5 * (low + high)
-                rising = derivative(p, middle) < slope
-                rising = rising if piece == 1 else ~rising
-                low, high = torch.where(rising, middle, low), torch.where(rising, high, middle)
-            rate = torch.maximum((derivative(p, low) - slope).abs(), (derivative(p, high) - slope).abs())
-            found.append((low, rate * (high - low) + noise))
+            start, stop = lower.clamp(ends[piece], ends[piece + 1]), upper.clamp(ends[piece], ends[piece + 1])
+            noise = 64 * eps * (1 + torch.maximum(start.abs(), stop.abs())) * (stop - start)
+            x, rising = _nodes(derivative, ends, piece, lower.dtype, lower.device)
+            place = torch.searchsorted(rising, slope.contiguous()).clamp(1, NODES - 1)
+            one, two = (x[place - 1], x[place]) if piece == 1 else (x[place], x[place - 1])
+            low, high = torch.minimum(torch.maximum(one, start), stop), torch.minimum(torch.maximum(two, start), stop)
+            first, last = derivative(p, low) - slope, derivative(p, high) - slope
+            # Without a change of sign there is no root but for rounding: the end with the smaller difference will do.
+            bracketed = torch.sign(first) != torch.sign(last)
+            for step in range(CHORDS):
+                if step:
+                    first, last = derivative(p, low) - slope, derivative(p, high) - slope
+                share = torch.nan_to_num(first / (first - last), nan=0.5).clamp(0.0, 1.0)
+                point = torch.minimum(torch.maximum(low + (high - low) * share, low), high)
+                rest = derivative(p, point) - slope
+                # The root is on the side where the sign changes; both ends move towards it.
+                left = torch.sign(rest) == torch.sign(last)
+                low, high = torch.where(left, low, point), torch.where(left, point, high)
+            found.append((point, torch.where(bracketed, rest.abs() * (high - low), 0.0) + noise))
         return found
 
     return candidates
@@ -54,7 +80,7 @@ def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: fl
 def _with_tails(bracket: Callable, reach: float) -> Callable:
     def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
         found: Candidates = [(point, None, cover) for point, cover in bracket(p, slope, lower, upper)]
-        for point in (lower, torch.full_like(lower, -reach)):
+        for point in (lower, upper.clamp(max=-reach)):
             found.append((torch.where(lower < -reach, point, torch.nan), -1e-15, 0.0))
         return [*found, (reach, None, None)]
 

@@ -193,6 +193,17 @@ def generic_lines(
     return exactly_linear(op.linear(p, lower, upper), kl, bl, ku, bu)
 
 
+def supported_lines(
+    op: Univariate, p: Prepared, lower: Tensor, upper: Tensor, lower_slope: Tensor, upper_slope: Tensor
+) -> tuple[Lines, Box]:
+    """``generic_lines`` at given slopes, and the points that attain the lower and the upper offset."""
+    bl, below = lower_support(op, p, lower_slope, lower, upper)
+    bu, above = upper_support(op, p, upper_slope, lower, upper)
+    low, high = op.interval(p, lower, upper) if _needs_constant(bl, bu) else (bl, bu)
+    found = (*_or_constant(lower_slope, bl, low), *_or_constant(upper_slope, bu, high))
+    return (found if op.linear is None else exactly_linear(op.linear(p, lower, upper), *found)), (below, above)
+
+
 def exactly_linear(known: tuple, kl: Tensor, bl: Tensor, ku: Tensor, bu: Tensor) -> Lines:
     """Replace both lines by the function's own line on the boxes where it is linear."""
     where, slope, offset = known
@@ -244,7 +255,12 @@ def _measured(op: Univariate, p: Prepared, slope: Tensor, point: Tensor) -> Foun
 
 @torch.no_grad()
 def _slack(op: Univariate, p: Prepared, slope: Tensor, point: Tensor, value: Tensor) -> Tensor:
-    """Error of ``f(x) - slope x`` as computed: of f, of the product and of the difference."""
+    """Error of ``f(x) - slope x`` as computed: of f, of the product and of the difference.
+
+    None in float32, which proves nothing: this is a third of the cost of a line.
+    """
+    if point.dtype == torch.float32:
+        return value.new_zeros(())
     info = torch.finfo(point.dtype)
     size = value.abs()
     error = size * (VALUE_ULPS * info.eps) + info.tiny if op.error is None else op.error(p, point, value)

@@ -28,6 +28,10 @@ from provenn.bounds.propagate.lines import THROUGH_ORIGIN, Gap, Lines, relax
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.selected import narrow_part, selected_values
 
+# Slopes of smooth operators move by this share of their range where a relu's move by all of it, and by no more than
+# that where ranges are wide. docs/decisions.md has the figures.
+SMOOTH_SHARE = 0.5
+
 Weights = tuple[Tensor, Tensor]
 
 # Lines of a narrow objective are dense all the same where more than this share of the elements differ.
@@ -156,6 +160,8 @@ class Objective:
         self.extents = _above_relaxed(plan, target) if narrow else None
         self.low, self.high = self._ranges()
         self._seen: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._attained: dict[int, tuple[Tensor, Tensor, Box]] = {}
+        """Of smooth operators the slopes of the last lines and where their offsets are attained."""
         self._reading: dict[int, list[int]] = {}
         """Positions of the segments whose gradient needs a value."""
         for position, segment in enumerate(self.layout.segments):
@@ -289,14 +295,16 @@ class Objective:
                 return _with_lower(base, lower)
             gap = Gap(base.gap.elements, _with_lower(base.gap.lines, lower), base.gap.channels_last, base.gap.first)
             return _with_lower(base, base.lower_slopes[0], gap)
-        if base.gap is None:
-            return relax(self.plan, index, self.boxes, (lower, upper))
-        operator, (low, high) = self.plan.operators[index], self._box(index)
+        operator, (low, high) = self.plan.operators[index], (end.unsqueeze(1) for end in self._box(index))
         assert isinstance(operator, Univariate)
         prepared = self.plan.prepared[index]
-        found = relaxation.lines(operator, prepared, low.unsqueeze(1), high.unsqueeze(1), lower, upper)
+        if operator.lines is None and lower is not None and upper is not None:
+            found, points = relaxation.supported_lines(operator, prepared, low, high, lower, upper)
+            self._attained[index] = (found[0], found[2], points)
+        else:
+            found = relaxation.lines(operator, prepared, low, high, lower, upper)
         few = Lines((found[0],), found[1], (found[2],), found[3])
-        return replace(base, gap=replace(base.gap, lines=few))
+        return few if base.gap is None else replace(base, gap=replace(base.gap, lines=few))
 
     def _planes_with(self, index: int, weights: Tensor) -> tuple[Plane, Plane]:
         """The planes ``[domains, rows, ...]`` of a node at weights ``[domains, rows, size]``."""
@@ -360,11 +368,13 @@ class Objective:
         return Trace(narrow=self.narrow, negatives=upper or self.splits is not None)
 
     def rates(self, trace: Trace, multiplier_rate: float) -> Tensor | None:
-        """Step sizes ``[domains, 1, total]`` in units of a slope's; None where there are slopes only.
+        """Step sizes ``[domains, 1, total]`` in units of a slope's between 0 and 1; None where all are that.
 
-        A multiplier competes with the coefficients on its value, so it moves in units of their mean size.
+        A multiplier competes with the coefficients on its value, so it moves in units of their mean size. A smooth
+        operator's slope moves in units of the range in which no other line is better: a sigmoid's is [0, 1/4].
         """
-        if self.splits is None:
+        smooth = [s for s in self.layout.segments if s.kind in ("lower", "upper") and self._smooth(s.index)]
+        if self.splits is None and not smooth:
             return None
         rates = self.low.new_ones(self.domains, 1, self.layout.total)
         for segment in self.layout.segments:
@@ -376,7 +386,15 @@ class Objective:
                 size = torch.stack(torch.broadcast_tensors(*sizes)).sum(0) if sizes else self.low.new_ones(1)
                 step = (multiplier_rate * size).clamp(min=1e-12).expand(self.domains)
                 rates[:, 0, segment.start : segment.start + segment.size] = step.unsqueeze(1)
+        for segment in smooth:
+            width = self.layout.part(self.high, segment) - self.layout.part(self.low, segment)
+            width = torch.nan_to_num(width, nan=1.0, posinf=1.0).clamp(0.0, 1.0)
+            self.layout.part(rates, segment).copy_((SMOOTH_SHARE * width).expand(self.domains, 1, -1))
         return rates
+
+    def _smooth(self, index: int) -> bool:
+        operator = self.plan.operators[index]
+        return isinstance(operator, Univariate) and not operator.piecewise_linear
 
     def gradient(
         self,
@@ -429,13 +447,16 @@ class Objective:
         if segment.kind == "lower" and operator.name in THROUGH_ORIGIN:
             torch.mul(weight, z, out=out)
             return
-        lower, upper = self._box(index)
-        support = relaxation.lower_support if segment.kind == "lower" else relaxation.upper_support
+        side = 0 if segment.kind == "lower" else 1
         few = self._few(lines)
-        chosen = few.lower_slopes[0] if segment.kind == "lower" else few.upper_slopes[0]
+        chosen = (few.lower_slopes[0], few.upper_slopes[0])[side]
+        known = self._attained.get(index)
+        if known is not None and known[side] is chosen:
+            torch.mul(weight, z - known[2][side], out=out)
+            return
         assert isinstance(operator, Univariate)
-        ends = lower.unsqueeze(1), upper.unsqueeze(1)
-        _, point = support(operator, self.plan.prepared[index], chosen, *ends)
+        support = (relaxation.lower_support, relaxation.upper_support)[side]
+        _, point = support(operator, self.plan.prepared[index], chosen, *(end.unsqueeze(1) for end in self._box(index)))
         torch.mul(weight, z - point, out=out)
 
 
