@@ -5,6 +5,8 @@ A rule looks at a node and says which operator on which source it is, or None.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from provenn.bounds.graph import _constants as constants
@@ -160,6 +162,8 @@ def polynomial(reader: Reader, index: int, source: int, depth: int = 8) -> dict[
     if node.operator == "pow" and node.attributes["exponent"] in (2.0, 3.0):
         parts *= int(node.attributes["exponent"])
     if node.operator in ("add", "sub") and parts:
+        if len(parts) != 2:
+            return None
         first, second = parts
         if node.operator == "sub":
             second = {power: constants.negate(c) for power, c in second.items()}
@@ -244,7 +248,7 @@ def _by_reciprocal(reader: Reader, node: Node) -> Match | None:
         found = None if below is None or link.shift is not None else _over(reader, x, below)
         if found is not None:
             outer = constants.multiply(found.outer, link.scale)
-            return Match(found.operator, found.source, found.inner, outer, found.attributes, found.radius)
+            return replace(found, outer=outer)
     return None
 
 
@@ -265,7 +269,7 @@ def _over(reader: Reader, x: int, y: int) -> Match | None:
         size = inner if inner.value > 0 else constants.negate(inner)
         if node.operator == "abs" and link.shift is None:
             below = constants.multiply(link.scale, size)
-            return Match("sign", base.source, ONE, constants.divide(base.scale, below))
+            return Match("sign", base.source, ONE, constants.divide(base.scale, below), undefined=True)
         one = equals(link.shift, 1.0) and equals(link.scale, 1.0)
         if node.operator == "abs" and one:
             return Match("softsign", base.source, size, constants.divide(base.scale, size))
@@ -287,7 +291,8 @@ def _sigmoid(reader: Reader, node: Node) -> Match | None:
 def _hyperbolic(reader: Reader, node: Node) -> Match | None:
     """``(e^x - e^-x) / (e^x + e^-x)`` and ``(e^2x - 1) / (e^2x + 1)`` are tanh(x)."""
     above, below = (reader.nodes[i] for i in node.inputs)
-    if above.operator == "sub" and below.operator == "add" and set(above.inputs) == set(below.inputs):
+    same = len(below.inputs) == 2 and set(above.inputs) == set(below.inputs)
+    if above.operator == "sub" and below.operator == "add" and same:
         arguments = [reader.operand(i, "exp") for i in above.inputs]
         if arguments[0] is None or arguments[1] is None:
             return None
@@ -329,6 +334,8 @@ def _opposite(reader: Reader, x: int, y: int) -> int | None:
 
 def _sum(reader: Reader, node: Node) -> Match | None:
     """``relu(x) + relu(-x)``, ``relu(x) + log(1 + exp(-|x|))``, and ``x + x core`` as x times a gate."""
+    if len(node.inputs) != 2:
+        return None
     for x, y in (node.inputs, node.inputs[::-1]):
         source, other = reader.operand(x, "relu"), reader.operand(y, "relu")
         if source is not None and other is not None:

@@ -221,9 +221,10 @@ def import_shrink(op: Application) -> list[Operand]:
     limit, other = (b.broadcast(b.constant(number(end)), x.shape) for end in (edge, -edge))
     zero = b.broadcast(b.constant(number(0.0)), x.shape)
     shape = x.shape
-    low = b.emit("where", (b.binary("less", x, other), b.affine(x, shift=number(bias)), zero), shape, x.scalar_type)
-    high = b.affine(x, shift=number(-bias))
-    return [b.emit("where", (b.binary("less", limit, x), high, low), shape, x.scalar_type)]
+    # Where both hold, for a negative lambd, a runtime asks for x < -lambd first.
+    high = b.emit("where", (b.binary("less", limit, x), b.affine(x, shift=number(-bias)), zero), shape, x.scalar_type)
+    low = b.affine(x, shift=number(bias))
+    return [b.emit("where", (b.binary("less", x, other), low, high), shape, x.scalar_type)]
 
 
 def import_hyperbolic(op: Application) -> list[Operand]:

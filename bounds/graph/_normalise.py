@@ -55,7 +55,8 @@ def as_softmax(reader: Reader, node: Node) -> Match | None:
 def as_bounded_quotient(reader: Reader, node: Node) -> Node | None:
     """``x / (k sqrt(m sum x^2 + e) + d)`` is at most ``1 / (k sqrt m)`` (e, d >= 0), ``x / (m sum |x| + e)`` ``1 / m``.
 
-    The quotient stays; its image becomes an attribute, with which its interval is intersected.
+    The quotient stays; its image becomes an attribute, with which its interval is intersected. One of e and d has to be
+    positive: where all x are 0 the quotient would be no number, of which a comparison makes one again.
     """
     if "image" in node.attributes:
         return None
@@ -82,6 +83,8 @@ def as_bounded_quotient(reader: Reader, node: Node) -> Node | None:
     if not np.array_equal(places, np.broadcast_to(positions(kept), node.shape)):
         return None
     scale = outer.scale if root is None else constants.multiply(outer.scale, constants.square_root(inner.scale))
+    if inner.shift is None and outer.shift is None:
+        return None
     least = float(scale.value) - (0.0 if scale.radius is None else float(scale.radius))
     if not least > 0:
         return None
@@ -90,7 +93,7 @@ def as_bounded_quotient(reader: Reader, node: Node) -> Node | None:
 
 
 def _enlarges(scale: Constant, shift: Constant | None) -> bool:
-    """A positive factor and no negative shift."""
+    """A positive factor and no shift that may be negative or 0."""
     if not scale.value > (0.0 if scale.radius is None else scale.radius):
         return False
-    return shift is None or bool(shift.value >= (0.0 if shift.radius is None else shift.radius))
+    return shift is None or bool(shift.value > (0.0 if shift.radius is None else shift.radius))

@@ -34,6 +34,8 @@ class Match:
     outer: Constant = ONE
     attributes: dict[str, Any] = field(default_factory=dict)
     radius: float = 0.0
+    undefined: bool = False
+    """Whether what is written is no number somewhere: replaced where everything that follows is none there, too."""
 
 
 def number(constant: Constant | None, default: Constant | None) -> Constant | None:
@@ -141,6 +143,26 @@ def _append(nodes: list[Node], node: Node, found: Match) -> int:
     return _scale(nodes, node, argument, found.outer, found.radius * size * (1 + 2.0**-40))
 
 
+# Operators other than linear ones that make no number of what is none.
+_UNDEFINED = frozenset(
+    {"abs", "mul", "div", "matmul", "exp", "log", "sqrt", "reciprocal", "sigmoid", "tanh", "erf", "atan", "sin", "cos"}
+    | {"tan", "softplus", "softmax", "log_softmax"}
+)
+
+
+def _defined_again(nodes: Sequence[Node]) -> list[bool]:
+    """For each node whether anything that follows may make a number of its NaN: comparisons, maxima and the like."""
+    from provenn.bounds.ops import OPS, LinearOperator
+
+    found = [False] * len(nodes)
+    for index in range(len(nodes) - 1, -1, -1):
+        operator = nodes[index].operator
+        passes = operator in _UNDEFINED or isinstance(OPS[operator], LinearOperator)
+        for operand in nodes[index].inputs:
+            found[operand] = found[operand] or not passes or found[index]
+    return found
+
+
 def recognise(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[int]) -> Lists:
     """Replace spelled-out functions; nodes that lose their readers are left for ``prune``."""
     from provenn.bounds.graph._fragments import RULES
@@ -148,10 +170,11 @@ def recognise(nodes: Sequence[Node], inputs: Sequence[int], outputs: Sequence[in
     result: list[Node] = []
     position: list[int] = []
     reader = Reader(result)
-    for node in nodes:
+    defined = _defined_again(nodes)
+    for index, node in enumerate(nodes):
         moved = replace(node, inputs=tuple(position[operand] for operand in node.inputs))
         found = next((m for rule in RULES.get(node.operator, ()) if (m := rule(reader, moved)) is not None), None)
-        if found is None:
+        if found is None or (isinstance(found, Match) and found.undefined and defined[index]):
             result.append(moved)
             position.append(len(result) - 1)
             continue

@@ -257,9 +257,9 @@ def _measured(op: Univariate, p: Prepared, slope: Tensor, point: Tensor) -> Foun
 def _slack(op: Univariate, p: Prepared, slope: Tensor, point: Tensor, value: Tensor) -> Tensor:
     """Error of ``f(x) - slope x`` as computed: of f, of the product and of the difference.
 
-    None in float32, which proves nothing: this is a third of the cost of a line.
+    None in float32, which proves nothing: this is a third of the cost of a line. Between break points it decides ties.
     """
-    if point.dtype == torch.float32:
+    if point.dtype == torch.float32 and not op.piecewise_linear:
         return value.new_zeros(())
     info = torch.finfo(point.dtype)
     size = value.abs()

@@ -53,7 +53,8 @@ def _softmax_parts(prepared: Prepared, box: Box) -> tuple[Tensor, Tensor, Tensor
     """
     axis = prepared.node.attributes["axis"] + 1
     lower, upper = box
-    shift = upper.amax(axis, keepdim=True)
+    known = torch.where(upper.isfinite(), upper, torch.where(lower.isfinite(), lower, -torch.inf))
+    shift = known.amax(axis, keepdim=True)
     shift = torch.where(shift.isfinite(), shift, 0.0)
     low, high = torch.exp(lower - shift), torch.exp(upper - shift)
     count = lower.shape[axis]

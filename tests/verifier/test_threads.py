@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -43,9 +44,13 @@ def two_threads():
 
 @pytest.mark.parametrize(("one", "two", "chosen"), [(0.001, 0.02, 1), (0.02, 0.001, 2), (0.01, 0.01, 1)])
 def test_the_faster_number_is_chosen(one, two, chosen, problem: Problem, two_threads, monkeypatch) -> None:
-    monkeypatch.setattr(
-        threads, "backward", lambda *_: time.sleep(one if torch.get_num_threads() == 1 else two)
-    )
+    clock = [0.0]
+
+    def backward(*_) -> None:
+        clock[0] += one if torch.get_num_threads() == 1 else two
+
+    monkeypatch.setattr(threads, "backward", backward)
+    monkeypatch.setattr(threads, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     assert settle_threads(problem) == chosen == torch.get_num_threads()
 
 

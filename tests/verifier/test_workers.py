@@ -125,7 +125,7 @@ def test_what_a_small_batch_took_says_nothing_of_a_large_one() -> None:
 
     def bound(fields: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         taken.append(os.getpid())
-        time.sleep(0.05 + fields["bound"].shape[0] * 0.001)
+        time.sleep(0.05 + fields["bound"].shape[0] * 0.004)
         return fields | {"process": torch.full(fields["bound"].shape, os.getpid())}, fields["bound"][:, None]
 
     taken: list[int] = []
