@@ -22,8 +22,8 @@ def checker(run: Run, clauses: Clauses, numbers: Tensor) -> Callable[[Tensor, Te
 
     def check(points: Tensor, clause: Tensor) -> bool:
         shaped = points.float().view(points.shape[0], *run.problem.input_shape)
-        found = evaluate(run.problem.graph, [shaped], dtype=torch.float32, device=run.problem.device)[0]
-        outputs = found.reshape(points.shape[0], -1)
+        (y,) = evaluate(run.problem.graph, [shaped], dtype=torch.float32, device=run.problem.device)
+        outputs = y.reshape(points.shape[0], -1)
         margin = (
             torch.einsum("dro,do->dr", clauses.rows[clause].float(), outputs) - clauses.threshold[clause]
         ).amax(1)

@@ -257,8 +257,8 @@ MEAN = [("sum", (0,), TOTAL, COLUMN), ("affine", (1,), {"scale": C(0.2)}, COLUMN
 NORMS = {
     "layer norm": (quotient(MEAN, 4, ("affine", FIFTH), ("sqrt", {})), 5**0.5),
     "deviation and epsilon": (quotient(MEAN, 4, ("affine", {"scale": C(0.25)}), ("sqrt", {}), ("affine", ONE)), 2.0),
-    "length": (quotient([("mul", (0, 0), {})], 0, ("sqrt", {})), 1.0),
-    "sum of sizes": (quotient([("abs", (0,), {})], 0, ("affine", HALF)), 2.0),
+    "length and epsilon": (quotient([("mul", (0, 0), {})], 0, ("sqrt", {}), ("affine", ONE)), 1.0),
+    "sum of sizes": (quotient([("abs", (0,), {})], 0, ("affine", {**HALF, **ONE})), 2.0),
 }  # fmt: skip
 
 
