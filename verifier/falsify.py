@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.graph import evaluate
+from provenn.bounds.propagate.coefficients import flattened
 from provenn.verifier.attack import attack
 from provenn.verifier.problem import Clauses
 from provenn.verifier.run import Run
@@ -23,7 +24,7 @@ def checker(run: Run, clauses: Clauses, numbers: Tensor) -> Callable[[Tensor, Te
     def check(points: Tensor, clause: Tensor) -> bool:
         shaped = points.float().view(points.shape[0], *run.problem.input_shape)
         (y,) = evaluate(run.problem.graph, [shaped], dtype=torch.float32, device=run.problem.device)
-        outputs = y.reshape(points.shape[0], -1)
+        outputs = flattened(y, 1)
         margin = (
             torch.einsum("dro,do->dr", clauses.rows[clause].float(), outputs) - clauses.threshold[clause]
         ).amax(1)

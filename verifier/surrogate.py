@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate.coefficients import flattened
 from provenn.bounds.propagate.plan import Plan
 
 
@@ -31,7 +32,7 @@ def _bell(x: Tensor) -> Tensor:
     Its long tails leave a derivative where a hard window would cut every path to the input.
     """
     size = x.detach().abs()
-    typical = size.reshape(x.shape[0], -1).mean(1).clamp(min=torch.finfo(x.dtype).eps)
+    typical = flattened(size, 1).mean(1).clamp(min=torch.finfo(x.dtype).eps)
     typical = typical.view(-1, *(1,) * (x.dim() - 1))
     return typical / (typical + size).square()
 
@@ -85,7 +86,7 @@ class Surrogate:
             for operand in self._released.get(index, ()):
                 del values[operand]
         y = values[self.output]
-        return y.reshape(y.shape[0], -1).expand(x.shape[0], -1).to(x.dtype)
+        return flattened(y, 1).expand(x.shape[0], -1).to(x.dtype)
 
     def _apply(self, index: int, operands: list[Tensor]) -> Tensor:
         prepared = self.plan.prepared[index]

@@ -12,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from provenn.bounds.graph import Node, read_onnx
 from provenn.bounds.ops import OPS, prepare
+from provenn.bounds.propagate.plan import Plan
 from provenn.verifier import Options, verify
+from provenn.verifier.surrogate import Surrogate
 
 from .networks import box, property_text
 from .test_import_truth import a, decided, n
@@ -76,3 +78,11 @@ def test_softmax_next_to_an_infinite_end() -> None:
     high = torch.tensor([[0.0, 590.0, np.inf]], dtype=torch.float64)
     _, upper = OPS["softmax"].interval(prepared, (low, high))
     assert float(upper[0, 0]) >= float(np.exp(-589.0)) * 0.9
+
+
+def test_no_points_have_outputs(tmp_path: Path) -> None:
+    """An attack may be left without points."""
+    nodes = [n("Tanh", "X", "Y")]
+    assert decided(tmp_path, nodes, {}, [("0", "1")], "(>= Y_0 2)") == "unsat"
+    target = Surrogate(Plan(read_onnx(tmp_path / "net.onnx"), torch.float32))
+    assert target(torch.zeros(0, 1)).shape == (0, 1)
