@@ -81,6 +81,8 @@ def root_facts(
     ladder = Ladder(exact, intervals, deadline)
     batch = Batch(exact, inputs, magnitudes, Boxes(), {}, 1, deadline=deadline)
     slopes = facts.slopes(problem, steps, deadline)
+    if known is not None:
+        slopes.expect(known.boxes)
 
     def tighten(value: int, box: Box, boxes: dict[int, Box]) -> Box:
         if known is None:

@@ -25,6 +25,8 @@ from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
 
 # Multiplications of the rows that are optimised together, on one way: a second or so.
 STEP = 2e9
+# Steps that rows get where time is short.
+LEAST_STEPS = 2
 # Rows stop improving when a step gains less than this share of what all steps have gained.
 SETTLED = 0.005
 
@@ -56,6 +58,8 @@ class Slopes:
         self.steps, self.deadline = steps, deadline
         self.inputs: dict[int, Box] = dict(inputs)
         self.boxes: dict[int, Box] = {}
+        self._ahead: dict[int, float] = {}
+        self._done = self._took = 0.0
         self._inputs = cast(inputs, search.dtype)
         self._boxes: dict[int, Box] = {}
 
@@ -63,24 +67,50 @@ class Slopes:
         self.boxes[value] = box
         self._boxes[value] = (box[0].to(self.search.dtype), box[1].to(self.search.dtype))
 
+    def expect(self, boxes: Mapping[int, Box]) -> None:
+        """Which values are still to come, by boxes that they are no wider than: all should get their share of the
+        time, so where that is short every row gets fewer steps instead of late values none."""
+        for value, box in boxes.items():
+            if not interval_suffices(self.exact, value):
+                count = int(flattened(wanted(self.exact, value, box), 1).any(0).sum())
+                self._ahead[value] = 2 * count * self._work(value)
+
+    def _work(self, value: int) -> float:
+        """What a step of one row takes, in multiplications, roughly."""
+        return self.search.cost(value) + 16 * self.search.weights(value) + 1.0
+
+    def _affordable(self) -> int:
+        """Steps of the next rows."""
+        left = sum(self._ahead.values())
+        if not (self._took and left) or math.isinf(self.deadline):
+            return self.steps
+        fits = (self.deadline - time.monotonic()) * (self._done / self._took) / left - 1
+        return int(min(self.steps, max(LEAST_STEPS, fits)))
+
     def tighten(self, value: int, box: Box) -> Box:
         """The box of a value with bounds of its unstable elements; after the deadline what is left stays."""
         if self.steps == 0 or interval_suffices(self.exact, value) or time.monotonic() > self.deadline:
             return box
         elements = flattened(wanted(self.exact, value, box), 1).any(0).nonzero().squeeze(1)
         if elements.numel() == 0:
+            self._ahead.pop(value, None)
             return box
         size = max(1, rows_together(self.exact, value, box[0].shape[0]) // 2)
         for part in elements.split(size):
             if time.monotonic() > self.deadline:
                 break
             one = torch.ones(part.numel(), dtype=self.exact.dtype, device=part.device)
-            bound = self._elements(value, torch.cat([part, part]), torch.cat([one, -one]))
+            steps, begun = self._affordable(), time.monotonic()
+            bound = self._elements(value, torch.cat([part, part]), torch.cat([one, -one]), steps)
+            rows = 2 * part.numel() * self._work(value)
+            self._done, self._took = self._done + (steps + 1) * rows, self._took + time.monotonic() - begun
+            self._ahead[value] = max(0.0, self._ahead.get(value, 0.0) - rows)
             box = merge(box, part, bound[:, : part.numel()], -bound[:, part.numel() :])
+        self._ahead.pop(value, None)
         return box
 
-    def _elements(self, value: int, elements: Tensor, signs: Tensor) -> Tensor:
-        """Lower bounds ``[domains, k]`` of elements times signs at optimised slopes."""
+    def _elements(self, value: int, elements: Tensor, signs: Tensor, steps: int) -> Tensor:
+        """Lower bounds ``[domains, k]`` of elements times signs at slopes optimised in so many steps."""
         extent = self.exact.extents(value)[value]
         order = None if extent is None else by_place(self.exact.shape(value), elements)
         if order is not None:
@@ -91,7 +121,7 @@ class Slopes:
             return Objective(plan, value, rows, boxes, inputs, narrow=True, planes=True)
 
         coarse = objective(self.search, self._boxes, self._inputs)
-        found = optimise(coarse, few_steps(self.steps), points=False, deadline=self.deadline)
+        found = optimise(coarse, few_steps(steps), points=False, deadline=self.deadline)
         bound = found.bound
         if self.exact is not self.search or self.magnitudes is not None:
             bound = proven_bound(
