@@ -126,7 +126,8 @@ class Shared:
         untried = [way for way in Way if count > 2 * self._rates.get(way, (0.0, 0))[1]]
         if untried:
             return untried[0]
-        best, *others = sorted(self._rates, key=self._rates.__getitem__)
+        best = min(self._rates, key=self._rates.__getitem__)
+        others = [way for way in Way if way is not best]
         again, rest = divmod(self._long, TRY_AGAIN)
         return best if rest else others[again % len(others)]
 

@@ -7,10 +7,12 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from provenn.verifier import workers
 from provenn.verifier.watchdog import _resident, supervise
 from provenn.verifier.workers import TRY_AGAIN, Shared, Way, Workers, _Child, cut, joined
 
@@ -83,15 +85,23 @@ def test_the_parts_of_a_killed_child_are_computed_here() -> None:
     assert Workers(2).map(work, (1, 2, 3, 4)) == [1, 4, 9, 16]
 
 
+@pytest.fixture
+def clock(monkeypatch) -> list[float]:
+    """Seconds by the clock that chooses a way, which this process moves on; its children's parts end with its own."""
+    now = [0.0]
+    monkeypatch.setattr(workers, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
 @pytest.mark.parametrize("fastest", Way)
-def test_a_batch_is_computed_in_the_way_that_takes_the_least_time(fastest: Way) -> None:
+def test_a_batch_is_computed_in_the_way_that_takes_the_least_time(fastest: Way, clock: list[float]) -> None:
     """Long batches in every way, then in the fastest, with another from time to time; short ones never elsewhere."""
 
     def bound(fields: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         keep = fields["bound"] > 0
         here = Way.THREADS if torch.get_num_threads() > 1 else Way.ONE_THREAD
         way = here if os.getpid() == HERE and fields["bound"].shape[0] > 3 else Way.PROCESSES
-        time.sleep(0.02 if way is fastest else 0.3)
+        clock[0] += 0.02 if way is fastest else 0.3
         ways = torch.full((int(keep.sum()),), list(Way).index(way))
         return {"bound": fields["bound"][keep], "way": ways}, fields["bound"][keep, None]
 
@@ -120,12 +130,12 @@ def test_a_batch_is_computed_in_the_way_that_takes_the_least_time(fastest: Way) 
         assert taken[-3:] == [fastest] * 3
 
 
-def test_what_a_small_batch_took_says_nothing_of_a_large_one() -> None:
+def test_what_a_small_batch_took_says_nothing_of_a_large_one(clock: list[float]) -> None:
     """Processes lose small batches and win large ones."""
 
     def bound(fields: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         taken.append(os.getpid())
-        time.sleep(0.05 + fields["bound"].shape[0] * 0.004)
+        clock[0] += 0.05 + fields["bound"].shape[0] * 0.001
         return fields | {"process": torch.full(fields["bound"].shape, os.getpid())}, fields["bound"][:, None]
 
     taken: list[int] = []
