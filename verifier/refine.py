@@ -29,6 +29,8 @@ STEP = 3
 # Elements of a value that are tried first, and by what share of an element's width their ends must move on average for
 # the others to follow.
 TRIED, WORTH_REFINING = 24, 0.004
+# Values in a row on which the trial gained too little, after which no more are tried.
+ENOUGH = 3
 
 
 def refined_facts(problem: Problem, facts: Facts, *, leaves: int, steps: int, deadline: float) -> Facts:
@@ -39,9 +41,14 @@ def refined_facts(problem: Problem, facts: Facts, *, leaves: int, steps: int, de
     exact = problem.plan(torch.float64)
     new = replace(facts, boxes=dict(facts.boxes))
 
+    vain = 0
+
     def tighten(value: int, box: Box, _: dict[int, Box]) -> Box:
-        if not interval_suffices(exact, value) and time.monotonic() < deadline:
-            box = _Trees(problem, new, value, leaves, steps, deadline).tighten(box)
+        nonlocal vain
+        if not interval_suffices(exact, value) and time.monotonic() < deadline and vain < ENOUGH:
+            trees = _Trees(problem, new, value, leaves, steps, deadline)
+            box = trees.tighten(box)
+            vain = 0 if trees.worthwhile else vain + 1
         new.boxes[value] = outward32(box)
         return new.boxes[value]
 
@@ -57,6 +64,8 @@ class _Trees:
         self.problem, self.facts, self.value = problem, facts, value
         self.leaves, self.steps, self.deadline = leaves, steps, deadline
         self.plan = problem.plan(torch.float64)
+        self.worthwhile = True
+        """Whether ``tighten`` found that it gains anything."""
         fitting = self.plan.rows_at_once(value, 1, traced=True) // 4
         self.at_once = max(1, min(BATCH, fitting // problem.workers.count) // leaves)
         # The end of an element whose sign is settled matters no more.
@@ -69,6 +78,7 @@ class _Trees:
             lower, upper = box[0].flatten()[elements], box[1].flatten()[elements]
             signs = torch.where((lower + upper > 0) == nearer, 1.0, -1.0).to(lower.dtype)
             if nearer and not self._worthwhile(elements, signs, lower, upper):
+                self.worthwhile = False
                 return box
             size = self._size(elements.numel())
             parts = list(zip(elements.split(size), signs.split(size), strict=True))
