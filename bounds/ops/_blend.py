@@ -72,12 +72,16 @@ def blend(
     |y| of every product.
     """
     inner = None if axes is None else axes[2]
+    info = torch.finfo(reach[0].dtype)
     firsts, steps, slacks = [], [], []
     for zero, one, image in zip(*ends, images, strict=True):
         step = [t - s for s, t in zip((*zero.slopes, zero.offset), (*one.slopes, one.offset), strict=True)]
         fine = torch.isfinite(step[0]) & torch.isfinite(step[1]) & torch.isfinite(step[2])
         size = sum(
-            (torch.maximum(s.abs(), t.abs()) * r for s, t, r in zip(zero.slopes, one.slopes, reach, strict=True)),
+            (
+                torch.maximum(s.abs(), t.abs()).clamp(min=info.tiny) * r  # below, slopes round by more than their share
+                for s, t, r in zip(zero.slopes, one.slopes, reach, strict=True)
+            ),
             torch.maximum(zero.offset.abs(), one.offset.abs()),
         )
         offset, terms = zero.offset, 1
@@ -90,6 +94,6 @@ def blend(
         slopes = tuple(torch.where(every, s, 0.0).unsqueeze(1) for s in zero.slopes)
         firsts.append(Plane(slopes, torch.where(known, offset, image).unsqueeze(1)))
         steps.append(Plane((step[0], step[1]), step[2]))
-        slack = size * ((2 * terms + 12) * torch.finfo(size.dtype).eps) + 8 * terms * torch.finfo(size.dtype).tiny
+        slack = size * ((2 * terms + 12) * info.eps) + 8 * terms * info.tiny
         slacks.append(torch.where(known, slack, 0.0).unsqueeze(1))
     return Blend((firsts[0], firsts[1]), (steps[0], steps[1]), (slacks[0], slacks[1]), axes)

@@ -141,9 +141,9 @@ class Multivariate(Operator):
     ``weights`` is None for the starting relaxation or a pair of tensors in [0,1] ``[domains, *size]`` that
     choose among planes, the lower and the upper one (any value is sound).
 
-    ``start(prepared, *boxes)`` is the pair of weights of the starting relaxation, None where weights are not to be
-    optimised. ``weighted(prepared, *boxes)`` gives the planes for weights of rows of their own, and their gradient;
-    without it, both come from ``relax``. ``patterns(prepared)`` says for each input where its slopes go
+    ``start(prepared, *boxes)`` is the pair of weights of the starting relaxation, and ``weighted(prepared, *boxes)``
+    gives the planes for weights of rows of their own, and their gradient: both None where weights are not to be
+    optimised. ``patterns(prepared)`` says for each input where its slopes go
     (``_patterns``), None for elementwise operators. ``products(prepared)`` is how many products a coefficient takes,
     ``opaque(prepared)`` whether planes would be too large, so that intervals have to do.
     """

@@ -12,7 +12,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from provenn.bounds.ops._operator import Box, Plane
+from provenn.bounds.ops._operator import Box, Plane, Prepared, Weighted
 
 Points = Iterable[tuple[Tensor, Tensor]]
 
@@ -41,6 +41,18 @@ def upper_plane(f: Callable, points: Points, a: Tensor, b: Tensor, high: Tensor,
 def split_weights(weights: Tensor | tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     """Weights of the lower and the upper plane: a pair, or one tensor for both."""
     return weights if isinstance(weights, tuple) else (weights, weights)
+
+
+def relaxed(weighted: Callable[..., Weighted], start: Callable[..., tuple[Tensor, Tensor]]) -> Callable:
+    """``relax`` of an operator whose planes are made by ``weighted``: one row of weights for every domain."""
+
+    def relax(prepared: Prepared, weights, *boxes: Box) -> tuple[Plane, Plane]:
+        below, above = start(prepared, *boxes) if weights is None else split_weights(weights)
+        planes = weighted(prepared, *boxes).planes((below.unsqueeze(1), above.unsqueeze(1)))
+        low, high = (Plane(tuple(s.squeeze(1) for s in plane.slopes), plane.offset.squeeze(1)) for plane in planes)
+        return low, high
+
+    return relax
 
 
 def _measure(f: Callable, x: Tensor, y: Tensor, a: Tensor, b: Tensor, ulps: float) -> tuple[Tensor, Tensor]:

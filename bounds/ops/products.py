@@ -11,10 +11,12 @@ from torch import Tensor
 from provenn.bounds.ops._blend import Blend, blend
 from provenn.bounds.ops._operator import Box, Multivariate, Plane, Prepared
 from provenn.bounds.ops._patterns import Contraction
-from provenn.bounds.ops._planes import corners, lower_plane, product, split_weights, upper_plane
+from provenn.bounds.ops._planes import corners, lower_plane, product, relaxed, split_weights, upper_plane
 from provenn.bounds.ops.relaxation import outward
 
 EXACT_MATMUL_SIZE = 1 << 22  # elements of the four-corner expansion; larger products use centre and radius
+# Products that a matrix product may be made of for planes of each of them: 8 slopes and more for each.
+MOST_PRODUCTS = 1 << 22
 
 
 # -- mul -------------------------------------------------------------------------------------------------
@@ -88,6 +90,22 @@ def _mul_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
     )
 
 
+def _ends(p: Prepared, x: Box, y: Box) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
+    """The planes of every product at weight 0 and at weight 1."""
+    zero = torch.zeros_like(x[0])
+    one = zero + 1
+    return _mul_relax(p, (zero, zero), x, y), _mul_relax(p, (one, one), x, y)
+
+
+def _reach(x: Box, y: Box) -> tuple[Tensor, Tensor]:
+    return torch.maximum(x[0].abs(), x[1].abs()), torch.maximum(y[0].abs(), y[1].abs())
+
+
+def _mul_blend(p: Prepared, x: Box, y: Box) -> Blend:
+    x, y = _broadcast(x, y)
+    return blend(_ends(p, x, y), _mul_interval(p, x, y), _reach(x, y))
+
+
 @dataclass(frozen=True)
 class Band:
     """Boxes of ``x - scale y`` and ``x + scale y`` over the same domains as a product's operands; ``scale`` > 0."""
@@ -124,7 +142,7 @@ def _band_plane(x: Box, y: Box, s: Tensor, q: Box, p: Box) -> Plane:
     a, b = (2 * c - both) / (4 * s), (2 * c + both) / 4
     offset = (q[0] * q[1] - c * c) / (4 * s)
     reach = 2 * c.abs() + q[0].abs() + q[1].abs()
-    most_x, most_y = torch.maximum(x[0].abs(), x[1].abs()), torch.maximum(y[0].abs(), y[1].abs())
+    most_x, most_y = _reach(x, y)
     size = reach / (4 * s) * most_x + reach / 4 * most_y + ((q[0] * q[1]).abs() + c * c) / (4 * s)
     slack = size * (8 * info.eps) + 16 * info.tiny * (1 + 1 / s) * (1 + most_x + most_y)
     return Plane((a, b), offset - slack)
@@ -164,34 +182,81 @@ def _div_interval(p: Prepared, x: Box, y: Box) -> Box:
     return (low, high) if image is None else (low.clamp(min=image[0]), high.clamp(max=image[1]))
 
 
-def _div_relax(p: Prepared, weights, x: Box, y: Box) -> tuple[Plane, Plane]:
-    """Slopes from the product with ``z = 1/y`` and z's own lines; offsets exact for ``x / y``.
+@dataclass(frozen=True)
+class _Quotients:
+    """The planes of ``x / y`` over boxes as functions of weights, rows in an axis of their own.
 
-    For fixed y the difference ``x/y - a x - b y`` is linear in x, and for x at an end it is stationary
-    where ``y^2 = -x/b``.
+    Slopes are those of the product with ``z = 1/y`` times z's own lines; offsets are exact for ``x / y``: for fixed y
+    the difference ``x/y - a x - b y`` is linear in x, and for x at an end it is stationary where ``y^2 = -x/b``. Where
+    y is not ``known`` to be other than 0 its box is 1, and planes are the ``image``.
     """
+
+    x: Box
+    y: Box
+    z: Box
+    image: Box
+    known: Tensor
+    limited: bool
+    """Whether the image is narrower than what the operands' boxes say."""
+
+    def planes(self, weights: tuple[Tensor, Tensor]) -> tuple[Plane, Plane]:
+        """Weights ``[domains, rows, *shape]`` are those of the product's planes."""
+        low, high = (self._plane(side, w) for side, w in enumerate(weights))
+        return low, high
+
+    def gradient(
+        self, weights: tuple[Tensor, Tensor], coefficients: tuple[Tensor, Tensor], *values: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The derivative in the weights of ``coefficients`` (those on the lower and on the upper planes) times the
+        planes at values x and y: an offset moves by the slopes' change at the point where it is attained."""
+        sides = zip(weights, coefficients, strict=True)
+        low, high = (self._derivative(side, w, c, *values) for side, (w, c) in enumerate(sides))
+        return low, high
+
+    def _plane(self, side: int, w: Tensor) -> Plane:
+        plane, _, keep = self._sloped(side, w)
+        end = self.image[side]
+        return _either(keep, plane, Plane((torch.zeros_like(end), torch.zeros_like(end)), end))
+
+    def _sloped(self, side: int, w: Tensor) -> tuple[Plane, Tensor, Tensor]:
+        """The plane at a weight, its slope in y over that in z, and where it is better than the image."""
+        a, c = (_lower_slopes, _upper_slopes)[side](self.x, self.z, w)
+        k = _reciprocal_slope(self.y, (c <= 0) if side else (c >= 0))
+        b, end, bound = c * k, self.image[side], (lower_plane, upper_plane)[side]
+        plane = bound(torch.div, _div_points(self.x, self.y, b), a, b, end, 1.0)
+        if not self.limited:
+            return plane, k, self.known
+        (xl, xu), (yl, yu) = self.x, self.y
+        middle = plane.slopes[0] * (xl + xu) / 2 + plane.slopes[1] * (yl + yu) / 2 + plane.offset
+        return plane, k, self.known & ((middle <= end) if side else (middle >= end))
+
+    def _derivative(self, side: int, w: Tensor, coefficient: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        plane, k, keep = self._sloped(side, w)
+        a, b = plane.slopes
+        points = [torch.broadcast_tensors(s / t - a * s - b * t, s, t) for s, t in _div_points(self.x, self.y, b)]
+        best, *others = points
+        for found in others:
+            better = found[0] > best[0] if side else found[0] < best[0]
+            best = tuple(torch.where(better, new, old) for new, old in zip(found, best, strict=True))
+        turn = self.z[1] - self.z[0] if side else self.z[0] - self.z[1]
+        moved = turn * (x - best[1]) + (self.x[0] - self.x[1]) * k * (y - best[2])
+        return torch.nan_to_num(torch.where(keep, coefficient * moved, 0.0), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _div_weighted(p: Prepared, x: Box, y: Box) -> _Quotients:
     x, y = _broadcast(x, y)
     known = _nonzero(y)
+    row = lambda box: (box[0].unsqueeze(1), box[1].unsqueeze(1))  # noqa: E731
     safe = torch.where(known, y[0], 1.0), torch.where(known, y[1], 1.0)
     z = 1.0 / safe[1], 1.0 / safe[0]
-    below, above = mul_start(p, x, z) if weights is None else split_weights(weights)
-    low, high = _div_interval(p, x, y)
-    a, c = _lower_slopes(x, z, below)
-    b = c * _reciprocal_slope(safe, c >= 0)
-    lower = lower_plane(torch.div, _div_points(x, safe, b), a, b, low, 1.0)
-    a, c = _upper_slopes(x, z, above)
-    b = c * _reciprocal_slope(safe, c <= 0)
-    upper = upper_plane(torch.div, _div_points(x, safe, b), a, b, high, 1.0)
-    zero = torch.zeros_like(low)
-    planes = []
-    for plane, end, sign in ((lower, low, 1.0), (upper, high, -1.0)):
-        keep = known
-        if "image" in p.node.attributes:  # the constant is better where the plane's middle lies beyond it
-            middle = plane.slopes[0] * (x[0] + x[1]) / 2 + plane.slopes[1] * (y[0] + y[1]) / 2 + plane.offset
-            keep = known & (sign * middle >= sign * end)
-        slopes = tuple(torch.where(keep, slope, zero) for slope in plane.slopes)
-        planes.append(Plane(slopes, torch.where(keep, plane.offset, end)))
-    return planes[0], planes[1]
+    limited = "image" in p.node.attributes
+    return _Quotients(row(x), row(safe), row(z), row(_div_interval(p, x, y)), known.unsqueeze(1), limited)
+
+
+def _div_start(p: Prepared, x: Box, y: Box) -> tuple[Tensor, Tensor]:
+    x, y = _broadcast(x, y)
+    safe = tuple(torch.where(_nonzero(y), end, 1.0) for end in y)
+    return mul_start(p, x, (1.0 / safe[1], 1.0 / safe[0]))
 
 
 def _reciprocal_slope(y: Box, below: Tensor) -> Tensor:
@@ -267,29 +332,9 @@ def _centre_radius(x: Box, y: Box) -> Box:
     return centre - radius, centre + radius
 
 
-def _ends(p: Prepared, x: Box, y: Box) -> tuple[tuple[Plane, Plane], tuple[Plane, Plane]]:
-    """The planes of every product at weight 0 and at weight 1."""
-    zero = torch.zeros_like(x[0])
-    one = zero + 1
-    return _mul_relax(p, (zero, zero), x, y), _mul_relax(p, (one, one), x, y)
-
-
-def _reach(x: Box, y: Box) -> tuple[Tensor, Tensor]:
-    return torch.maximum(x[0].abs(), x[1].abs()), torch.maximum(y[0].abs(), y[1].abs())
-
-
-def _mul_blend(p: Prepared, x: Box, y: Box) -> Blend:
-    x, y = _broadcast(x, y)
-    return blend(_ends(p, x, y), _mul_interval(p, x, y), _reach(x, y))
-
-
 def _matmul_blend(p: Prepared, x: Box, y: Box) -> Blend:
     wide = _factors(p, x, y)
     return blend(_ends(p, *wide), _matmul_interval(p, x, y), _reach(*wide), (-1, -3, -2))
-
-
-# Products that a matrix product may be made of for planes of each of them: 8 slopes and more for each.
-MOST_PRODUCTS = 1 << 22
 
 
 def _factors(p: Prepared, x: Box, y: Box) -> tuple[Box, Box]:
@@ -329,12 +374,6 @@ def _matmul_opaque(p: Prepared) -> bool:
     return len(x) < 2 or x[:-2] != y[:-2] or int(np.prod(p.shape)) * x[-1] > MOST_PRODUCTS
 
 
-def _div_start(p: Prepared, x: Box, y: Box) -> tuple[Tensor, Tensor]:
-    x, y = _broadcast(x, y)
-    safe = tuple(torch.where(_nonzero(y), end, 1.0) for end in y)
-    return mul_start(p, x, (1.0 / safe[1], 1.0 / safe[0]))
-
-
 MUL = Multivariate(
     name="mul",
     evaluate=_mul,
@@ -343,7 +382,14 @@ MUL = Multivariate(
     start=lambda p, x, y: mul_start(p, *_broadcast(x, y)),
     weighted=_mul_blend,
 )
-DIV = Multivariate(name="div", evaluate=_div, interval=_div_interval, relax=_div_relax, start=_div_start)
+DIV = Multivariate(
+    name="div",
+    evaluate=_div,
+    interval=_div_interval,
+    relax=relaxed(_div_weighted, _div_start),
+    start=_div_start,
+    weighted=_div_weighted,
+)
 MATMUL = Multivariate(
     name="matmul",
     evaluate=_matmul,

@@ -19,6 +19,7 @@ from provenn.bounds.ops import relaxation
 from provenn.bounds.ops._operator import Box, Multivariate, Plane, Prepared, Univariate
 from provenn.bounds.ops._outward import UNIT, without_nan
 from provenn.bounds.ops._patterns import Contraction
+from provenn.bounds.ops._planes import relaxed
 from provenn.bounds.ops.relaxation import outward
 from provenn.bounds.ops.smooth import EXP, LOG, RECIPROCAL
 
@@ -211,16 +212,6 @@ def _tangents(function: _Falling, interval: Callable) -> Callable:
     return weighted
 
 
-def _relax(weighted: Callable) -> Callable:
-    def relax(p: Prepared, weights, x: Box) -> tuple[Plane, Plane]:
-        below, above = _start(p, x) if weights is None else weights
-        planes = weighted(p, x).planes((below.unsqueeze(1), above.unsqueeze(1)))
-        low, high = (Plane((plane.slopes[0].squeeze(1),), plane.offset.squeeze(1)) for plane in planes)
-        return low, high
-
-    return relax
-
-
 def _composed(
     p: Prepared, k: Tensor, b: Tensor, slopes: Tensor, offsets: Tensor, reach: Box, image: Tensor, side: float
 ) -> Plane:
@@ -270,7 +261,7 @@ _LOGARITHM = _Falling(LOG, -1.0, lambda s: -torch.log(s), lambda s: -1 / s, lamb
 def _record(name: str, evaluate: Callable, interval: Callable, function: _Falling) -> Multivariate:
     weighted = _tangents(function, interval)
     return Multivariate(
-        name, evaluate, interval, relax=_relax(weighted), weighted=weighted, start=_start, patterns=_patterns,
+        name, evaluate, interval, relax=relaxed(weighted, _start), weighted=weighted, start=_start, patterns=_patterns,
         products=lambda p: 2 * p.shape[_axis(p)], opaque=_opaque,
     )  # fmt: skip
 

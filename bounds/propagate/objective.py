@@ -1,8 +1,7 @@
 """A bound as a function of its parameters: slopes (alpha) and split multipliers (beta), with gradients in closed
 form.
 
-A bound is concave piecewise in its slopes and multipliers. At the minimiser x* of the concretised row one forward
-pass
+A bound is concave piecewise in its slopes and multipliers. At the minimiser x* of the concretised row one forward pass
 through the *selected* lines gives values z; then (DESIGN 4)
 ``d bound / d kl = max(a,0) (z - xl)``, ``d bound / d ku = min(a,0) (z - xu)``, ``d bound / d beta = -s (z - p)``
 where xl, xu attain the offsets. So a step is one backward and one forward pass and keeps no autograd graph
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.ops import relaxation
-from provenn.bounds.ops._operator import Multivariate, Plane, Univariate, Weighted
+from provenn.bounds.ops._operator import Multivariate, Univariate, Weighted
 from provenn.bounds.propagate.backward import Trace, backward
 from provenn.bounds.propagate.coefficients import Elements, flattened
 from provenn.bounds.propagate.conjunction import LEAST, MOST, Conjunction
@@ -121,8 +120,7 @@ def chord_above(operator: Univariate) -> bool:
 class Objective:
     """Bounds of rows on one target over fixed boxes, as a function of flat parameters ``[domains, rows, total]``.
 
-    A ``narrow`` objective has parameters only where lines differ, which is all that can matter, in an order of its
-    own;
+    A ``narrow`` objective has parameters only where lines differ, which is all that can matter, in an order of its own;
     otherwise every element of every elementwise node has its slopes. With ``planes`` operators of several operands
     have weights that choose among their planes, for every row: for few rows. With a ``conjunction`` there are
     ``combinations`` rows, each made of the conjunction's by weights of its own, and a bound is that row's margin.
@@ -149,10 +147,11 @@ class Objective:
             first, self.count = conjunction.rows.shape[0], combinations
         self.domains = max([first] + [b[0].shape[0] for b in inputs.values()])
         self.planes: dict[int, Weights] = {}
+        """Of nodes whose planes have weights the starting ones ``[1|domains, *size]`` of both sides."""
         self.weighted: dict[int, Weighted] = {}
         if planes:
             self._weigh()
-        self.base = {index: self._lines(index) for index in plan.relaxed_below(target)}
+        self.base = {i: self._lines(i) for i in plan.relaxed_below(target) if i not in self.weighted}
         self.gaps: dict[int, Gap] = {i: lines.gap for i, lines in self.base.items() if lines.gap is not None}
         weighted = conjunction.count if conjunction is not None else 0
         multiplied = tuple(splits.sign) if splits else ()
@@ -171,11 +170,6 @@ class Objective:
                 self._reading.setdefault(value, []).append(position)
 
     def _lines(self, index: int) -> Lines:
-        if index in self.weighted:
-            low, high = self.weighted[index].planes(tuple(side.unsqueeze(1) for side in self.planes[index]))  # type: ignore[arg-type]
-            patterns = self.plan.operators[index].patterns  # type: ignore[attr-defined]
-            made = None if patterns is None else patterns(self.plan.prepared[index])
-            return Lines(low.slopes, low.offset, high.slopes, high.offset, made)
         lines = relax(self.plan, index, self.boxes)
         operator, prepared = self.plan.operators[index], self.plan.prepared[index]
         if not self.narrow or not isinstance(operator, Univariate):
@@ -187,14 +181,14 @@ class Objective:
         return lines.narrowed(NARROW_SHARE)
 
     def _weigh(self) -> None:
-        """Find the nodes that have weights, with their starting weights ``[1|domains, *size]`` for both sides."""
+        """Find the nodes whose planes have weights."""
         for index in self.plan.relaxed_below(self.target):
             operator, prepared = self.plan.operators[index], self.plan.prepared[index]
-            if index in self.plan.opaque or not isinstance(operator, Multivariate) or operator.start is None:
+            if index in self.plan.opaque or not isinstance(operator, Multivariate):
                 continue
-            operands = [self.boxes[i] for i in self.plan.graph.nodes[index].inputs]
-            self.planes[index] = operator.start(prepared, *operands)
-            if operator.weighted is not None:
+            if operator.start is not None and operator.weighted is not None:
+                operands = [self.boxes[i] for i in self.plan.graph.nodes[index].inputs]
+                self.planes[index] = operator.start(prepared, *operands)
                 self.weighted[index] = operator.weighted(prepared, *operands)
 
     def _ranges(self) -> tuple[Tensor, Tensor]:
@@ -281,9 +275,7 @@ class Objective:
             if segment.kind in ("lower", "upper"):
                 slopes.setdefault(segment.index, {})[segment.kind] = view
             elif segment.kind == "plane":
-                low, high = self._planes_with(segment.index, view)
-                patterns = result[segment.index].patterns
-                result[segment.index] = Lines(low.slopes, low.offset, high.slopes, high.offset, patterns)
+                result[segment.index] = self._planes_with(segment.index, self._weights(segment.index, view))
         for index, given in slopes.items():
             result[index] = self._lines_with(index, given.get("lower"), given.get("upper"))
         return result
@@ -306,29 +298,19 @@ class Objective:
         few = Lines((found[0],), found[1], (found[2],), found[3])
         return few if base.gap is None else replace(base, gap=replace(base.gap, lines=few))
 
-    def _planes_with(self, index: int, weights: Tensor) -> tuple[Plane, Plane]:
-        """The planes ``[domains, rows, ...]`` of a node at weights ``[domains, rows, size]``."""
+    def _planes_with(self, index: int, weights: Weights) -> Lines:
+        """The planes of a node at weights ``[domains, rows, *size]``."""
+        low, high = self.weighted[index].planes(weights)
+        patterns = self.plan.operators[index].patterns  # type: ignore[attr-defined]
+        made = None if patterns is None else patterns(self.plan.prepared[index])
+        return Lines(low.slopes, low.offset, high.slopes, high.offset, made)
+
+    def _weights(self, index: int, part: Tensor) -> Weights:
+        """A segment's part ``[domains, rows, total]`` as weights of both sides ``[domains, rows, *size]``."""
         sizes = [side.shape[1:] for side in self.planes[index]]
-        parts = weights.split([s.numel() for s in sizes], 2)
-        if index in self.weighted:
-            low, high = (part.reshape(*weights.shape[:2], *s) for part, s in zip(parts, sizes, strict=True))
-            return self.weighted[index].planes((low, high))
-        operator, prepared = self.plan.operators[index], self.plan.prepared[index]
-        assert isinstance(operator, Multivariate)
-        domains, rows = weights.shape[:2]
-        boxes = [
-            tuple(
-                end.unsqueeze(1).expand(domains, rows, *end.shape[1:]).reshape(domains * rows, *end.shape[1:])
-                for end in self.boxes[i]
-            )
-            for i in self.plan.graph.nodes[index].inputs
-        ]
-        sides = tuple(part.reshape(-1, *size) for part, size in zip(parts, sizes, strict=True))
-        found = []
-        for plane in operator.relax(prepared, sides, *boxes):
-            slopes = tuple(s.view(domains, rows, *s.shape[1:]) for s in plane.slopes)
-            found.append(Plane(slopes, plane.offset.view(domains, rows, *plane.offset.shape[1:])))
-        return found[0], found[1]
+        parts = part.split([size.numel() for size in sizes], 2)
+        low, high = (side.reshape(*part.shape[:2], *size) for side, size in zip(parts, sizes, strict=True))
+        return low, high
 
     def multipliers(self, flat: Tensor) -> dict[int, tuple[Tensor, Tensor]] | None:
         """What ``backward`` takes: signed multipliers and the constant they add."""
@@ -459,31 +441,16 @@ class Objective:
         _, point = support(operator, self.plan.prepared[index], chosen, *(end.unsqueeze(1) for end in self._box(index)))
         torch.mul(weight, z - point, out=out)
 
-
     def _plane_gradient(self, segment: Segment, trace: Trace, z: Mapping[int, Tensor], flat: Tensor) -> Tensor:
-        """How the planes move at fixed values of their operands, which is how the bound does: by autograd, a node at
-        a time, where no derivative is at hand."""
-        index = segment.index
+        """How the planes move at fixed values of their operands, which is how the bound does."""
+        index, part = segment.index, self.layout.part(flat, segment)
         below = trace.below(index)
         if below is None:  # no row reaches the node
-            return torch.zeros_like(self.layout.part(flat, segment))
+            return torch.zeros_like(part)
+        values = (z[i] for i in self.plan.graph.nodes[index].inputs)
         sides = trace.positive[index], below
-        operands = self.plan.graph.nodes[index].inputs
-        if index in self.weighted:
-            shape, sizes = flat.shape[:2], [side.shape[1:] for side in self.planes[index]]
-            parts = self.layout.part(flat, segment).split([s.numel() for s in sizes], 2)
-            low, high = (part.reshape(*shape, *s) for part, s in zip(parts, sizes, strict=True))
-            found = self.weighted[index].gradient((low, high), sides, *(z[i] for i in operands))
-            return torch.cat([part.expand(*shape, *part.shape[2:]).flatten(2) for part in found], 2)
-        with torch.enable_grad():
-            weights = self.layout.part(flat, segment).detach().clone().requires_grad_()
-            total = weights.new_zeros(())
-            for a, plane in zip(sides, self._planes_with(index, weights), strict=True):
-                value = plane.offset
-                for place, (i, slopes) in enumerate(zip(operands, plane.slopes, strict=True)):
-                    value = value + self.base[index].through(place, slopes, z[i])
-                total = total + (a * value).sum()
-            return torch.autograd.grad(total, weights)[0].nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        found = self.weighted[index].gradient(self._weights(index, part), sides, *values)
+        return torch.cat([side.expand(*part.shape[:2], *side.shape[2:]).flatten(2) for side in found], 2)
 
 
 def _with_lower(base: Lines, slope: Tensor, gap: Gap | None = None) -> Lines:

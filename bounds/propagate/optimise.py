@@ -33,11 +33,9 @@ class Optimised:
     lines: dict[int, Lines]
 
 
-# Weight of the latest minimiser in the running mean: a subgradient method's averaged minimisers approach the
-# minimiser
+# Weight of the latest minimiser in the running mean: a subgradient method's averaged minimisers approach the minimiser
 # of the linear program, single ones jump between its corners.
 RECENT = 0.3
-
 
 # Where the mean of squared gradients starts: far below what matters, far above what float32 flushes to 0.
 SMALLEST_SQUARE = 1e-24
@@ -84,8 +82,7 @@ def optimise(
 ) -> Optimised:
     """Improve the lower bounds of an objective by projected Adam steps on its flat parameters.
 
-    Stops early once every bound exceeds its ``threshold`` ([domains, rows] or a number); with ``any_row`` once one
-    row
+    Stops early once every bound exceeds its ``threshold`` ([domains, rows] or a number); with ``any_row`` once one row
     of every domain does. No step begins after ``deadline`` (time.monotonic()). The bound returned for a row is the
     best one seen, the parameters are those that gave it. Without ``points`` neither minimisers nor values are kept.
     """
@@ -114,7 +111,7 @@ def optimise(
         decided = best > threshold
         if bool((decided.any(1) if any_row else decided).all()):
             break
-        if rate is None:
+        if step == 0:
             rate = objective.rates(trace, schedule.multiplier_rate / schedule.slope_rate)
         at_minimiser = objective.gradient(trace, lines, gradient, read if points else (), flat)
         if not points:

@@ -127,8 +127,7 @@ class RoundingError:
     ) -> None:
         """Error of ``terms``, the offsets a relaxed node just contributed.
 
-        The products with the slopes round once each; ``linear`` and ``concretised`` count that at the operand. A sum
-        of
+        The products with the slopes round once each; ``linear`` and ``concretised`` count that at the operand. A sum of
         terms of one sign errs by ``gamma_n`` times itself; otherwise the sum of magnitudes is made.
         """
         factor = self._factor(index)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from provenn.bounds.graph._graph import Node
-from provenn.bounds.ops import OPS, Multivariate, prepare
+from provenn.bounds.ops import OPS, Multivariate, Plane, prepare
 from provenn.bounds.ops.products import Band, mul_in_band
 
 LONG = np.longdouble
@@ -68,6 +68,14 @@ def test_planes_hold_on_the_box(name, weights):
     given = {"start": None, "random": r[0], "pair": (r[0], r[1] * 1e-9), "ends": r[0].round()}[weights]
     below, above = op.relax(p, given, x, y)
     low, high = op.interval(p, x, y)
+    held(name, generator, x, y, below, above)
+    for s, t in shares(generator, 25):
+        value = EXACT[name](inside(x, s), inside(y, t))
+        assert (long(low) <= value).all() and (value <= long(high)).all()
+
+
+def held(name, generator, x, y, below, above) -> None:
+    """Planes hold at corners, on edges, on the diagonal and at random points."""
     for s, t in shares(generator, 25):
         a, b = inside(x, s), inside(y, t)
         meet = np.clip(a, long(y[0]), long(y[1]))
@@ -77,8 +85,50 @@ def test_planes_hold_on_the_box(name, weights):
             over = long(above.slopes[0]) * first + long(above.slopes[1]) * second + long(above.offset)
             assert (under <= value).all()
             assert (value <= over).all()
-            assert (long(low) <= value).all()
-            assert (value <= long(high)).all()
+
+
+@pytest.mark.parametrize("name", ["mul", "div"])
+def test_planes_of_rows_hold_on_the_box(name):
+    """What an objective takes: weights of every row."""
+    generator = torch.Generator().manual_seed(8)
+    op, p = OPS[name], prepared(name, (2,), ((2,), (2,)))
+    x, y = box(generator, 2), box(generator, 2, nonzero=name == "div")
+    r = torch.rand(2, COUNT, 3, 2, generator=generator, dtype=FLOAT)
+    r[:, :, 2] = r[:, :, 2].round()
+    planes = op.weighted(p, x, y).planes((r[0], r[1]))
+    for row in range(3):
+        one_row = [Plane(tuple(s.expand_as(r[0])[:, row] for s in f.slopes), f.offset[:, row]) for f in planes]
+        held(name, generator, x, y, *one_row)
+
+
+@pytest.mark.parametrize(("name", "image"), [("mul", None), ("div", None), ("div", (-1.5, 1.2))])
+def test_planes_move_with_their_weights_as_the_gradient_says(name, image):
+    generator = torch.Generator().manual_seed(9)
+    rand = lambda *shape: torch.rand(*shape, generator=generator, dtype=FLOAT)  # noqa: E731
+    op, p = OPS[name], prepared(name, (2,), ((2,), (2,)), **({} if image is None else {"image": image}))
+    x, y = ((low := 4 * rand(COUNT, 2) - 2, low + 0.1 + 2 * rand(COUNT, 2)) for _ in (0, 1))
+    if name == "div":  # positive or negative
+        first, last = y[0] + 2.2, y[1] + 2.2
+        turned = torch.arange(COUNT).unsqueeze(1) % 2 == 0
+        y = torch.where(turned, -last, first), torch.where(turned, -first, last)
+    made, step = op.weighted(p, x, y), 1e-6
+    weights = (0.1 + 0.8 * rand(COUNT, 3, 2), 0.1 + 0.8 * rand(COUNT, 3, 2))
+    coefficients = (rand(COUNT, 3, 2), -rand(COUNT, 3, 2))
+    z = [low.unsqueeze(1) + (high - low).unsqueeze(1) * rand(COUNT, 3, 2) for low, high in (x, y)]
+    found = made.gradient(weights, coefficients, *z)
+
+    def value(side: int, moved: float) -> torch.Tensor:
+        plane = made.planes(tuple(w + moved for w in weights))[side]
+        return coefficients[side] * (plane.slopes[0] * z[0] + plane.slopes[1] * z[1] + plane.offset)
+
+    for side in (0, 1):
+        middle = value(side, 0.0)
+        above, below = (value(side, step) - middle) / step, (middle - value(side, -step)) / step
+        smooth = (above - below).abs() <= 1e-4 * (1e-2 + above.abs())
+        assert smooth.double().mean() > 0.95
+        apart = (0.5 * (above + below) - found[side])[smooth].abs()
+        assert (apart <= 1e-4 * (1e-2 + above[smooth].abs())).all()
+        assert float(found[side].abs().mean()) > 0.01
 
 
 def gap(planes, x, y) -> torch.Tensor:

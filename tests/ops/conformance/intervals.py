@@ -19,7 +19,7 @@ from provenn.bounds.ops import OPS, Multivariate, Plane, Prepared, prepare
 
 from .cases import FLOAT
 from .draw import Random, boxes
-from .planes import POSITIONS
+from .planes import POSITIONS, planes_of_a_row
 from .reference import LONG
 from .tally import Tally
 
@@ -94,7 +94,7 @@ def _compare(
 
 
 def _planes(op: Multivariate, p: Prepared, random: Random, boxes_: list) -> Iterator[tuple[int, Plane]]:
-    """The starting planes and those of random weights, with their side."""
+    """The starting planes and those of random weights, with their side; the latter also as an objective makes them."""
     assert op.start is not None
     start = op.start(p, *boxes_)
     weights = []
@@ -103,6 +103,7 @@ def _planes(op: Multivariate, p: Prepared, random: Random, boxes_: list) -> Iter
         weights.append(torch.from_numpy(np.choose(random.integers(0, 4, like.shape), kinds)))
     for chosen in (None, tuple(weights)):
         yield from zip((1, -1), op.relax(p, chosen, *boxes_), strict=True)
+    yield from zip((1, -1), planes_of_a_row(op, p, tuple(weights), boxes_), strict=True)
 
 
 def _through(patterns: tuple, plane: Plane, points: list[Array]) -> tuple[Array, Array]:

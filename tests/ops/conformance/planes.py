@@ -107,6 +107,8 @@ def _weights(random: np.random.Generator, count: int, dtype: torch.dtype) -> tup
 def _batch(pair: Pair, op, p: Prepared, x, y, weights, random: np.random.Generator, tally: Tally) -> None:
     tensors = [tuple(torch.from_numpy(end).to(p.dtype).reshape(-1, 1) for end in box) for box in (x, y)]
     planes = [op.relax(p, None, *tensors), op.relax(p, weights, *tensors)]
+    if op.weighted is not None:
+        planes.append(planes_of_a_row(op, p, weights, tensors))
     ends = op.interval(p, *tensors)
     box = np.stack([*x, *y])
     fixed = _points(pair, random, x, y)
@@ -117,6 +119,13 @@ def _batch(pair: Pair, op, p: Prepared, x, y, weights, random: np.random.Generat
             a, b, c = (t.double().numpy().reshape(-1) for t in (*plane.slopes, plane.offset))
             at = np.concatenate([fixed, _turns(pair, box, b)]) if what == "plane" else fixed
             _compare(pair, what, side, (a, b, c), at, name, p.dtype, tally)
+
+
+def planes_of_a_row(op: Multivariate, p: Prepared, weights: tuple, tensors: list) -> tuple[Plane, Plane]:
+    """The planes that an objective takes, ``[domains, *shape]`` for one row of weights."""
+    assert op.weighted is not None
+    low, high = op.weighted(p, *tensors).planes(tuple(w.unsqueeze(1) for w in weights))
+    return tuple(Plane(tuple(s.squeeze(1) for s in each.slopes), each.offset.squeeze(1)) for each in (low, high))
 
 
 def _points(pair: Pair, random: np.random.Generator, x, y) -> Array:
