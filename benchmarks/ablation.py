@@ -1,12 +1,11 @@
 """What branching is worth: solved instances and domains for each way to choose a split and its point.
 
-    python benchmarks/ablation.py FOLDER... --timeout 60
-
+Usage: python benchmarks/ablation.py FOLDER... --timeout 60
 Every FOLDER holds an ``instances.csv`` (network, property, seconds). Each instance is verified without branching, by
 neuron splits chosen as GenBaB's baseline and GenBaB itself choose them (arXiv 2405.21063), and as the defaults do; no
-inputs are split. Prints a markdown table: solved, and the median number of domains of the
-instances that every way solves and of which the ways without branching leave something to split. Counts of domains, not
-seconds; but how many are bounded before the time is over depends on the machine.
+inputs are split. Prints a markdown table: solved, and the median number of domains of the instances that every other
+way solves and the one without branching does not. Counts of domains, not seconds; but how many are bounded before the
+time is over depends on the machine.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 from provenn.errors import ProvennError
@@ -39,17 +38,6 @@ class Outcome:
     domains: int
 
 
-def ways() -> dict[str, dict[str, str]]:
-    """The ways that this version's options can tell apart, by the first of their names."""
-    known = {field.name for field in fields(Options)}
-    found: dict[str, dict[str, str]] = {}
-    for name, way in WAYS.items():
-        possible = {key: value for key, value in way.items() if key in known}
-        if possible not in found.values():
-            found[name] = possible
-    return found
-
-
 def outcome(instance: Instance, way: dict[str, str], timeout: float) -> Outcome:
     """Verify one instance one way."""
     options = Options(**{"branching": "neurons", **way}, timeout=timeout, threads=1, device="cpu")  # type: ignore[arg-type]
@@ -64,8 +52,8 @@ def outcome(instance: Instance, way: dict[str, str], timeout: float) -> Outcome:
 
 def rows(folder: Path, timeout: float) -> list[str]:
     """The table's rows for one folder."""
-    instances, tried = read_instances(folder / "instances.csv"), ways()
-    table = {name: [outcome(one, way, timeout) for one in instances] for name, way in tried.items()}
+    instances = read_instances(folder / "instances.csv")
+    table = {name: [outcome(one, way, timeout) for one in instances] for name, way in WAYS.items()}
     first, *others = table
     split = [
         i for i in range(len(instances)) if not table[first][i].solved and all(table[name][i].solved for name in others)

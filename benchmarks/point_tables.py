@@ -2,7 +2,7 @@
 
 Usage: OMP_NUM_THREADS=1 python benchmarks/point_tables.py
 After a change of the grids, the search or an operator's lines, with the next ``VERSION`` (verifier/point_store.py).
-Some minutes, most of them for the operators whose slopes are sought by bisection (gelu, silu, mish).
+Some minutes, most of them for the operators whose slopes are sought in a bracket (gelu, silu, mish).
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import os
 import sys
 import tempfile
@@ -20,21 +19,12 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
+from of_tests import load
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-TESTS = Path(__file__).resolve().parent.parent / "tests" / "soundness"
 FIELDS = (
     "seed", "inputs", "nodes", "element", "truth", "verdict", "seconds", "domains", "fault", "reason", "operators",
 )  # fmt: skip
-
-
-def load(name: str):
-    """A module of the soundness tests: they are no package, so that one file has both users."""
-    spec = importlib.util.spec_from_file_location(f"soundness_{name}", TESTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(seed: int, timeout: float, evaluations: int, graphs, recipes: dict, sampling) -> dict:
@@ -98,8 +88,8 @@ def main() -> int:
     import torch
 
     torch.set_num_threads(1)
-    graphs, sampling = load("graphs"), load("sampling")
-    recipes = load("recipes").RECIPES | load("fragments").RECIPES
+    graphs, sampling = load("soundness/graphs"), load("soundness/sampling")
+    recipes = load("soundness/recipes").RECIPES | load("soundness/fragments").RECIPES
     rows = []
     for seed in range(arguments.first, arguments.first + arguments.count):
         row = run(seed, arguments.timeout, arguments.evaluations, graphs, recipes, sampling)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import importlib.util
 import multiprocessing
 import os
 import sys
@@ -19,22 +18,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from of_tests import load
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-TESTS = Path(__file__).resolve().parent.parent / "tests" / "soundness"
 FIELDS = (
     "seed", "family", "kind", "inputs", "distance", "truth", "verdict", "seconds", "milp_seconds", "domains",
     "programs", "strategy", "reason",
 )  # fmt: skip
-
-
-def load(name: str):
-    """A module of the soundness tests: they are no package, so that one file has both users."""
-    spec = importlib.util.spec_from_file_location(f"soundness_{name}", TESTS / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def run(job: tuple[int, float, str | None, dict]) -> dict | None:
@@ -45,8 +35,7 @@ def run(job: tuple[int, float, str | None, dict]) -> dict | None:
     from provenn.verifier import Options, verify
 
     torch.set_num_threads(1)
-    networks = sys.modules.get("soundness_networks") or load("networks")
-    truth = sys.modules.get("soundness_truth") or load("truth")
+    networks, truth = load("soundness/networks"), load("soundness/truth")
     begun = time.monotonic()
     network = networks.random_network(seed)
     case = truth.make_case(network, seconds=6.0, kind=kind)

@@ -11,26 +11,11 @@ The tests run the same checks with fewer cases (tests/ops/conformance).
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import time
-from pathlib import Path
 
 import torch
-
-FOLDER = Path(__file__).resolve().parent.parent / "tests" / "ops" / "conformance"
-
-
-def load():
-    """The checks of the tests, which are no installed package."""
-    spec = importlib.util.spec_from_file_location(
-        "conformance", FOLDER / "__init__.py", submodule_search_locations=[str(FOLDER)]
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+from of_tests import load
 
 
 def main() -> int:
@@ -44,7 +29,7 @@ def main() -> int:
     torch.set_num_threads(1)
     checks = [
         check
-        for check in load().CHECKS
+        for check in load("ops/conformance").CHECKS
         if not arguments.operator
         or not {check.operator, check.label}.isdisjoint(arguments.operator)
     ]

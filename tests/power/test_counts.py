@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -23,22 +21,10 @@ from provenn.verifier.rebound import Rebound
 from provenn.verifier.root import Facts, _outputs_bound, root_facts
 from provenn.verifier.search import Search
 
-FOLDER = Path(__file__).resolve().parent.parent / "soundness"
+from ..soundness import networks
+
 LIMIT = 120.0
 pytestmark = pytest.mark.power
-
-
-def load(name: str):
-    """A module of the soundness tests, which are not a package."""
-    spec = importlib.util.spec_from_file_location(f"power_{name}", FOLDER / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-networks = load("networks")
 
 
 def instance(family: str, seed: int, distance: float, folder: Path) -> tuple[Problem, Clauses, Facts]:

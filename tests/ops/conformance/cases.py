@@ -174,6 +174,10 @@ def power(n: float, low: float = -1e6, high: float = 1e6, label: str = "") -> Ca
     )
 
 
+def reciprocal(**more) -> Case:
+    return Case("reciprocal", lambda x: 1 / x, lambda x: 1 / x, lambda x: -1 / (x * x), **more)
+
+
 def odd(name: str, reference: Callable, exact: Callable, derivative: Callable, **more) -> Case:
     return Case(name, reference, exact, derivative, bends=(0.0,), focus=(1.0, -1.0, 20.0, -20.0), **more)
 
@@ -279,31 +283,9 @@ CASES: tuple[Case, ...] = (
     ),
     Case("log", np.log, mpmath.log, lambda x: 1 / x, focus=(1.0,), domain=(1e-300, 1e300)),
     Case("sqrt", np.sqrt, mpmath.sqrt, lambda x: 0.5 / np.sqrt(x), focus=(0.0, 1.0), domain=(0.0, 1e300)),
-    Case(
-        "reciprocal",
-        lambda x: 1 / x,
-        lambda x: 1 / x,
-        lambda x: -1 / (x * x),
-        focus=(1.0,),
-        domain=(1e-9, 1e200),
-    ),
-    Case(
-        "reciprocal",
-        lambda x: 1 / x,
-        lambda x: 1 / x,
-        lambda x: -1 / (x * x),
-        focus=(-1.0,),
-        domain=(-1e6, -1e-9),
-        label="reciprocal below 0",
-    ),
-    Case(
-        "reciprocal",
-        lambda x: 1 / x,
-        lambda x: 1 / x,
-        lambda x: -1 / (x * x),
-        bends=(0.0,),
-        label="reciprocal around 0",
-    ),
+    reciprocal(focus=(1.0,), domain=(1e-9, 1e200)),
+    reciprocal(focus=(-1.0,), domain=(-1e6, -1e-9), label="reciprocal below 0"),
+    reciprocal(bends=(0.0,), label="reciprocal around 0"),
     *(power(n) for n in (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 16.0)),
     *(power(n) for n in (-1.0, -2.0, -3.0)),
     *(power(n, 1e-5, label=f"pow {n:g} above 0") for n in (-1.0, -2.0, -3.0)),
