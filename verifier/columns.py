@@ -83,6 +83,6 @@ def reads_with_gap(plan: Plan, columns: Columns, value: int, low: Tensor, high: 
         if isinstance(operator, Univariate) and operator.piecewise_linear:
             for point in operator.breakpoints(plan.prepared[index]):
                 result |= (low < point) & (high > point)
-        elif splittable(plan, index) and not plan.linear[index]:
+        elif splittable(plan, index):
             result |= (high - low) > LEAST_WIDTH * torch.maximum(low.abs(), high.abs()).clamp(min=LEAST_WIDTH)
     return result

@@ -89,7 +89,7 @@ class Fixed:
             facts.boxes, facts.inputs, facts.magnitudes,
         )  # fmt: skip
 
-    def roots(self, flat: Tensor | None = None) -> Fields:
+    def roots(self) -> Fields:
         count, device = len(self.clauses), self.problem.device
         pick = lambda side: self._gather({v: b[side] for v, b in self.boxes[torch.float32].items()})  # noqa: E731
         lower, upper = pick(0).expand(count, -1), pick(1).expand(count, -1)
@@ -148,11 +148,8 @@ class Fixed:
             for segment in objective.layout.segments:
                 if segment.kind == "beta" and segment.index == self.columns.values[0]:
                     self._multipliers = sum(part.numel() for part in parts)
-                if segment.kind == "logit":
-                    parts.append(segment.start + torch.arange(segment.size, device=self.problem.device))
-                    continue
-                if segment.kind == "plane":
-                    if weights <= MOST_WEIGHTS:
+                if segment.kind in ("logit", "plane"):
+                    if segment.kind == "logit" or weights <= MOST_WEIGHTS:
                         parts.append(segment.start + torch.arange(segment.size, device=self.problem.device))
                     continue
                 value = segment.index
@@ -351,4 +348,3 @@ class Fixed:
 
     def splittable(self, fields: Fields) -> Tensor:
         return fields["column"] >= 0
-

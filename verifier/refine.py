@@ -95,7 +95,8 @@ class _Trees:
         bound = self._bounds((elements[some], signs[some]))
         before = torch.where(signs > 0, lower, -upper)[some]
         gain = torch.fmax(bound, before) - before
-        return bool((gain / (upper - lower)[some]).mean() > WORTH_REFINING)
+        share = torch.nan_to_num(gain / (upper - lower)[some], nan=0.0, posinf=1.0)  # of an infinite box
+        return bool(share.mean() > WORTH_REFINING)
 
     def _size(self, elements: int) -> int:
         """Elements of a part: a share for every worker, if that is worth a fork."""
