@@ -132,7 +132,7 @@ class Table:
 
 
 SLOW = frozenset(operator.name for operator in BRACKETED)
-"""Their slopes are sought in a bracket within a search: half a minute for a table."""
+"""Their slopes are sought in a bracket within a search: some ten seconds for a table."""
 
 PERIODS = {"sin": 2 * math.pi, "cos": 2 * math.pi}
 """A table of readers of one period serves boxes anywhere."""
