@@ -111,10 +111,16 @@ class Search:
                 self.rounds += 1
                 count = len(self.pool)
                 size = min(self.batch, max(count // 2, min(count, self.least)))
-                part = max(1, min(self.batch, int(PART_SECONDS / self._bounded.rate)))
-                self.pending = cut(self.bounder.split(self.pool.take(size)), part)
+                self.pending = cut(self.bounder.split(self.pool.take(size)), self._part())
         finally:
             self.seconds += time.monotonic() - begun
+
+    def _part(self) -> int:
+        """Domains to bound together: as many as their rate allows, or twice the most so far if those did not take
+        long, because what few take says little about many."""
+        count, seconds = self._bounded.largest
+        grown = 2 * count if seconds <= 2 * PART_SECONDS else 0
+        return max(1, min(self.batch, max(grown, int(PART_SECONDS / self._bounded.rate))))
 
     def _bound(self, part: Fields) -> bool:
         """Bound one part and return its open domains to the pool; whether a witness was found."""

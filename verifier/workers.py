@@ -95,6 +95,8 @@ class Shared:
         self.bound, self.workers = bound, workers
         self.rate = rate
         """Seconds that a domain takes, smoothed; 0 while unknown."""
+        self.largest = 0, 0.0
+        """Domains of the largest batch so far, and the seconds that the last such one took."""
         self._rates: dict[Way, tuple[float, int]] = {}  # of long batches, and how many domains the last one had
         self._long = 0
 
@@ -111,7 +113,10 @@ class Shared:
         else:
             with _threads(1 if way is Way.ONE_THREAD else None):
                 result = self.bound(fields)
-        seconds = (time.monotonic() - begun) / max(1, count)
+        seconds = time.monotonic() - begun
+        if count >= self.largest[0]:
+            self.largest = count, seconds
+        seconds /= max(1, count)
         self.rate = _smoothed(self.rate, seconds)
         if long:
             before, size = self._rates.get(way, (0.0, 0))
