@@ -11,7 +11,7 @@ from provenn.bounds.ops import relaxation
 from provenn.bounds.ops._operator import Multivariate, Univariate
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines
-from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.starts import Starts
 
 Pair = tuple[tuple[tuple[Tensor, ...], Tensor | None], tuple[tuple[Tensor, ...], Tensor | None]]
 """Slopes and offset of the lower line (or plane), then of the upper one."""
@@ -46,7 +46,7 @@ class Change:
 
 
 def change_of(
-    plan: Plan, reader: Reader, value: int, box: dict[int, Box], point: Tensor, z: dict[int, Tensor]
+    starts: Starts, reader: Reader, value: int, box: dict[int, Box], point: Tensor, z: dict[int, Tensor]
 ) -> Change:
     """How an elementwise reader changes below and above the ``point [n, *shape]`` of one operand.
 
@@ -54,6 +54,7 @@ def change_of(
     parent's slope and the child's starting slope that one is taken which is better at the nearest point of the child;
     what changes for the other operand of a product counts at z.
     """
+    plan = starts.plan
     operator, prepared = plan.operators[reader.index], plan.prepared[reader.index]
     operands = plan.graph.nodes[reader.index].inputs
     twice = lambda t: torch.cat([t, t])  # noqa: E731
@@ -81,7 +82,7 @@ def change_of(
     below, above = zip(slopes, offsets, strict=True)
     old = through((below, above))
     if isinstance(operator, Univariate):
-        kl, bl, ku, bu = relaxation.lines(operator, prepared, lower, upper, None, None)
+        kl, bl, ku, bu = starts.children(reader.index, box[value][0], point, box[value][1])
         new = through((((kl,), bl), ((ku,), bu)))
         if not operator.piecewise_linear:
             kl, bl, ku, bu = relaxation.lines(operator, prepared, lower, upper, below[0][0], above[0][0])

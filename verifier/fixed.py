@@ -17,6 +17,7 @@ from provenn.bounds.propagate.alpha import proven_bound
 from provenn.bounds.propagate.conjunction import Conjunction
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.optimise import Objective, Optimised, Schedule, Splits, optimise
+from provenn.bounds.propagate.starts import Starts
 from provenn.verifier.columns import columns_of, reads_with_gap
 from provenn.verifier.planes import Planes, planes_of
 from provenn.verifier.pool import Fields
@@ -60,6 +61,7 @@ class Fixed:
         self.problem, self.clauses, self.facts = problem, clauses, facts
         self.target = problem.output if target is None else target
         self.exact, self.search = problem.plan(torch.float64), problem.plan(torch.float32)
+        self.starts = {torch.float32: Starts(self.search), torch.float64: Starts(self.exact)}
         self.steps, self.candidates, self.deadline = steps, candidates, deadline
         self.score = score
         self.columns = columns_of(self.search, facts, self.target)
@@ -125,13 +127,15 @@ class Fixed:
             point[value] = torch.where(point[value].abs() == JUMP_STEP, 0.0, point[value])
         rows, splits = self.rows[fields["clause"]].to(dtype), Splits(sign, point)
         if not self.weighted:
-            return Objective(plan, self.target, rows, boxes, self.inputs[dtype], splits, planes=True)
+            return Objective(
+                plan, self.target, rows, boxes, self.inputs[dtype], splits, planes=True, starts=self.starts[dtype]
+            )  # fmt: skip
         known, threshold = fields.get("parameters"), self.clauses.threshold[fields["clause"]].to(dtype)
         together = Conjunction(rows, threshold, FIRST_RATE if known is None else RATE)
         combinations = together.count + 1 if known is None else known.shape[1]
         return Objective(
             plan, self.target, rows, boxes, self.inputs[dtype], splits, conjunction=together,
-            combinations=combinations, planes=True,
+            combinations=combinations, planes=True, starts=self.starts[dtype],
         )  # fmt: skip
 
     def threshold(self, fields: Fields) -> Tensor:
@@ -245,7 +249,7 @@ class Fixed:
         if count == 0:
             kept["column"] = torch.full_like(kept["column"], -1)
             return
-        bounded = Bounded(self.search, self.columns, objective.boxes, found, open_, row)
+        bounded = Bounded(self.starts[torch.float32], self.columns, objective.boxes, found, open_, row)
         score = self._scores(kept, bounded, splittable)
         proposals = score.topk(count, 1).indices
         column = proposals[:, 0] if count == 1 else self._evaluate(kept, proposals, splittable.gather(1, proposals))
@@ -279,11 +283,10 @@ class Fixed:
         every = torch.arange(self.columns.total, device=allowed.device).expand_as(allowed)
         wanted = self.score != "minimiser" or any(bounded.smooth(value) for value in self.columns.values)
         points = self._points(fields, every) if wanted else torch.zeros_like(fields["lower"])
-        a = bounded.found.trace.inputs.get(self.problem.input)
         if self.score == "intercept":
             score = by_intercept(bounded, points)
-        elif self.score == "shortcut" and a is not None and self.shortcuts is not None:
-            score = by_shortcut(bounded, self.shortcuts, a, points, allowed)
+        elif self.score == "shortcut" and self.shortcuts is not None:
+            score = by_shortcut(bounded, self.shortcuts, points, allowed)
         else:
             score = at_minimiser(bounded, points)
         return torch.nan_to_num(score, nan=0.0).masked_fill(~allowed, -torch.inf)

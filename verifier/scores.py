@@ -18,6 +18,7 @@ from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines
 from provenn.bounds.propagate.optimise import Optimised
 from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.starts import Starts
 from provenn.verifier.changes import Change, Reader, change_of
 from provenn.verifier.columns import Columns, splittable
 from provenn.verifier.shortcuts import Shortcuts
@@ -36,12 +37,16 @@ class Bounded:
     """What the last bounding of a batch left of its open ``domains``, each with its best ``row``; ``boxes`` are those
     of the batch, ``[1|batch, *shape]``."""
 
-    plan: Plan
+    starts: Starts
     columns: Columns
     boxes: Mapping[int, Box]
     found: Optimised
     domains: Tensor
     row: Tensor
+
+    @property
+    def plan(self) -> Plan:
+        return self.starts.plan
 
     def pick(self, t: Tensor) -> Tensor:
         """One row ``[open, ...]`` of every open domain of ``[1|domains, 1|rows, ...]``."""
@@ -148,7 +153,7 @@ def change_at(bounded: Bounded, value: int, point: Tensor) -> Change:
     for reader in bounded.readers(value):
         operands = bounded.plan.graph.nodes[reader.index].inputs
         boxes, z = {i: bounded.box(i) for i in operands}, {i: bounded.z(i) for i in operands}
-        total = total + change_of(bounded.plan, reader, value, boxes, point, z)
+        total = total + change_of(bounded.starts, reader, value, boxes, point, z)
     return total
 
 
@@ -182,10 +187,9 @@ def by_intercept(bounded: Bounded, points: Tensor) -> Tensor:
     return bounded.columns.gather(scores)
 
 
-def by_shortcut(bounded: Bounded, shortcuts: Shortcuts, a: Tensor, points: Tensor, allowed: Tensor) -> Tensor:
+def by_shortcut(bounded: Bounded, shortcuts: Shortcuts, points: Tensor, allowed: Tensor) -> Tensor:
     """Scores ``[open, columns]`` by shortcuts of the ``allowed`` columns with the largest scores at the minimiser;
-    none of the others is chosen. ``a [1|domains, 1|rows, *input]`` are the coefficients on the input.
-    """
+    none of the others is chosen."""
     first = at_minimiser(bounded, points).masked_fill(~allowed, -torch.inf)
     if not all(elementwise(bounded.plan, value) for value in bounded.columns.values):
         return first
@@ -194,7 +198,7 @@ def by_shortcut(bounded: Bounded, shortcuts: Shortcuts, a: Tensor, points: Tenso
     fields = ("slope", "offset", "before")
     change = Change(*(bounded.columns.gather({v: getattr(c, f) for v, c in parts.items()}, 2) for f in fields))
     best = first.topk(min(SHORTLIST, first.shape[1]), 1).indices
-    gain = shortcuts.gains(bounded.pick(a).flatten(1), best, change, points.gather(1, best))
+    gain = shortcuts.gains(best, change, points.gather(1, best))
     return torch.full_like(first, -torch.inf).scatter(1, best, worse(gain))
 
 

@@ -1,10 +1,10 @@
 """Scores of splits by bound propagation with shortcuts (BBPS; GenBaB, arXiv 2405.21063, section 4).
 
-A split of an element z changes its readers' lines, and with them the coefficient on z by ``t`` and the constant by
-``b``. What ``t z`` is worth is read off linear bounds of z in the input, made once at the root, instead of walking back
-to the input again: with the domain's coefficients ``a`` on the input, the child's bound is about
-``min over the box of (a + t plane) . x`` plus constants. One relaxation of every element and one product of numbers per
-candidate score all elements of all domains at once. Nothing is proven here: float32.
+A split of an element z changes its readers' lines, and with them the coefficient on z and the constant. What that is
+worth is read off linear bounds of z in the input, made once at the root, instead of walking back to the input again:
+all elements of z's value together, each by the bound that its coefficient's sign asks for, concretised with the
+parent's coefficient of one element and with its child's. One relaxation of every element and one product of numbers
+per candidate score all elements of all domains at once. Nothing is proven here: float32.
 """
 
 from __future__ import annotations
@@ -33,39 +33,48 @@ AT_ONCE = 1 << 24
 @dataclass(frozen=True)
 class Shortcuts:
     """Linear bounds in the input ``x = centre + radius e``: ``slopes[0] . e + offsets[0] <= z <= slopes[1] . e +
-    offsets[1]`` for e in [-1, 1], ``[2, columns, inputs]`` and ``[2, columns]``."""
+    offsets[1]`` for e in [-1, 1], ``[2, columns, inputs]`` and ``[2, columns]``; ``places`` are the columns of every
+    value."""
 
     slopes: Tensor
     offsets: Tensor
-    centre: Tensor
-    radius: Tensor
+    places: tuple[slice, ...]
 
-    def gains(self, a: Tensor, columns: Tensor, change: Change, point: Tensor) -> Tensor:
-        """What the bounds of domains with coefficients ``a [n, inputs]`` on the input gain by a split of ``columns [n,
-        k]`` at ``point [n, k]``, ``[2, n, k]``: below and above. ``change`` is that of all columns."""
-        scale = change.before.abs().amax(0) + change.slope.abs().amax(0)
-        scale = scale.gather(1, columns)
-        reach = a * self.radius
-        before = reach.abs().sum(1, keepdim=True)
-        slope = change.slope.gather(2, columns.expand(2, -1, -1))
-        gain = change.offset.gather(2, columns.expand(2, -1, -1))
-        size = max(1, AT_ONCE // max(1, columns.shape[1] * reach.shape[1]))
+    def gains(self, columns: Tensor, change: Change, point: Tensor) -> Tensor:
+        """What the bounds of domains gain by a split of ``columns [n, k]`` at ``point [n, k]``, ``[2, n, k]``: below
+        and above. ``change`` is that of all columns."""
+        together = torch.stack([self._carried(change.before[0], place) for place in self.places], 1)
+        value = torch.bucketize(columns, columns.new_tensor([place.stop for place in self.places]), right=True)
+        pick = lambda t: t.gather(2, columns.expand(2, -1, -1))  # noqa: E731
+        before, slope, gain = pick(change.before)[0], pick(change.slope), pick(change.offset)
+        scale = before.abs() + slope.abs().amax(0)
+        size = max(1, AT_ONCE // max(1, columns.shape[1] * together.shape[2]))
         for first in range(0, columns.shape[0], size):
             part = slice(first, first + size)
+            rest = together[part].gather(1, value[part].unsqueeze(2).expand(-1, -1, together.shape[2]))
+            old = rest.abs().sum(2) - before[part] * self._bound(columns[part], before[part])[1]
+            rest = rest - before[part].unsqueeze(2) * self._bound(columns[part], before[part])[0]
             for side, sign in enumerate((-1.0, 1.0)):
-                best: Tensor | None = None
+                found = []
                 for share in MULTIPLIERS:
                     multiplier = share * scale[part]
-                    t = slope[side, part] - sign * multiplier
-                    which = (t < 0).long()
-                    planes = self.slopes[which, columns[part]]
-                    moved = torch.addcmul(reach[part].unsqueeze(1), planes, t.unsqueeze(2))
-                    found = t * self.offsets[which, columns[part]] + before[part] - moved.abs_().sum(2)
-                    found += sign * multiplier * point[part]
-                    best = found if best is None else torch.maximum(best, found)
-                assert best is not None
-                gain[side, part] += best
+                    after = before[part] + slope[side, part] - sign * multiplier
+                    plane, offset = self._bound(columns[part], after)
+                    reach = torch.addcmul(rest, plane, after.unsqueeze(2)).abs_().sum(2)
+                    found.append(after * offset + old - reach + sign * multiplier * point[part])
+                gain[side, part] += torch.stack(found).amax(0)
         return gain
+
+    def _bound(self, columns: Tensor, coefficient: Tensor) -> tuple[Tensor, Tensor]:
+        """Slopes ``[n, k, inputs]`` and offsets ``[n, k]`` of the bound that columns with such coefficients need."""
+        which = (coefficient < 0).long()
+        return self.slopes[which, columns], self.offsets[which, columns]
+
+    def _carried(self, coefficients: Tensor, place: slice) -> Tensor:
+        """Coefficients on the input ``[n, inputs]`` of one value's columns with ``coefficients [n, columns]``."""
+        lower, upper = self.slopes[:, place]
+        part = coefficients[:, place]
+        return part.clamp(min=0) @ lower + part.clamp(max=0) @ upper
 
 
 def shortcuts_of(
@@ -76,7 +85,7 @@ def shortcuts_of(
     size = 2 * columns.total * lower.numel() * lower.element_size()
     if len(inputs) > 1 or columns.total == 0 or size > min(MOST_BYTES, plan.room):
         return None
-    centre, radius = 0.5 * (lower + upper), 0.5 * (upper - lower)
+    radius = 0.5 * (upper - lower)
     slopes = lower.new_zeros(2, columns.total, lower.numel())
     offsets = lower.new_zeros(2, columns.total)
     for value, elements, start in zip(columns.values, columns.elements, columns.start, strict=True):
@@ -94,4 +103,4 @@ def shortcuts_of(
                 place = slice(start + first, start + first + chosen.numel())
                 slopes[side, place] = sign * reach
                 offsets[side, place] = sign * (bound + reach.abs().sum(1))
-    return Shortcuts(slopes.nan_to_num_(), offsets.nan_to_num_(), centre, radius)
+    return Shortcuts(slopes.nan_to_num_(), offsets.nan_to_num_(), tuple(place for _, _, place in columns))

@@ -16,6 +16,7 @@ from provenn.bounds.ops._patterns import Pattern
 from provenn.bounds.ops.products import mul_in_band
 from provenn.bounds.propagate.coefficients import channels_last, is_channels_last, stored
 from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.starts import Starts
 
 # Operators whose lower lines all have offset 0: any slope between the two pieces goes through the break point.
 THROUGH_ORIGIN = frozenset({"relu", "leaky_relu"})
@@ -124,6 +125,7 @@ def relax(
     index: int,
     boxes: Boxes,
     slopes: tuple[Tensor | None, Tensor | None] | None = None,
+    starts: Starts | None = None,
 ) -> Lines:
     """Lines of relaxed node ``index`` over the boxes of its operands.
 
@@ -139,7 +141,10 @@ def relax(
             found = _relu(lower.unsqueeze(1), upper.unsqueeze(1))
             if found is not None:
                 return found
-        kl, bl, ku, bu = relaxation.lines(operator, prepared, lower.unsqueeze(1), upper.unsqueeze(1), *given)
+        if starts is not None and slopes is None:
+            kl, bl, ku, bu = (t.unsqueeze(1) for t in starts.lines(index, lower, upper))
+        else:
+            kl, bl, ku, bu = relaxation.lines(operator, prepared, lower.unsqueeze(1), upper.unsqueeze(1), *given)
         through = operator.name in THROUGH_ORIGIN
         return Lines((kl,), None if through else bl, (ku,), bu, positive_upper_offset=through)
     if isinstance(operator, Multivariate) and index not in plan.opaque:

@@ -26,6 +26,7 @@ from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import THROUGH_ORIGIN, Gap, Lines, relax
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.selected import narrow_part, selected_values
+from provenn.bounds.propagate.starts import Starts
 
 # Slopes of smooth operators move by this share of their range where a relu's move by all of it, and by no more than
 # that where ranges are wide. docs/decisions.md has the figures.
@@ -138,6 +139,7 @@ class Objective:
         conjunction: Conjunction | None = None,
         combinations: int = 1,
         planes: bool = False,
+        starts: Starts | None = None,
     ):
         self.plan, self.target, self.rows, self.boxes, self.inputs = plan, target, rows, boxes, inputs
         self.splits, self.narrow, self.conjunction = splits, narrow, conjunction
@@ -146,6 +148,7 @@ class Objective:
         if conjunction is not None:
             first, self.count = conjunction.rows.shape[0], combinations
         self.domains = max([first] + [b[0].shape[0] for b in inputs.values()])
+        self.starts = Starts(plan) if starts is None else starts
         self.planes: dict[int, Weights] = {}
         """Of nodes whose planes have weights the starting ones ``[1|domains, *size]`` of both sides."""
         self.weighted: dict[int, Weighted] = {}
@@ -170,7 +173,7 @@ class Objective:
                 self._reading.setdefault(value, []).append(position)
 
     def _lines(self, index: int) -> Lines:
-        lines = relax(self.plan, index, self.boxes)
+        lines = relax(self.plan, index, self.boxes, starts=self.starts)
         operator, prepared = self.plan.operators[index], self.plan.prepared[index]
         if not self.narrow or not isinstance(operator, Univariate):
             return lines
@@ -194,6 +197,7 @@ class Objective:
     def _ranges(self) -> tuple[Tensor, Tensor]:
         """Admissible parameters, each ``[1|domains, 1, total]``."""
         lows, highs = [], []
+        ranges: dict[int, relaxation.Lines] = {}
         for segment in self.layout.segments:
             if segment.kind == "beta":
                 sign = self.splits.sign[segment.index]  # type: ignore[union-attr]
@@ -206,10 +210,9 @@ class Objective:
                 start = self.planes[segment.index][0]
                 low, high = (start.new_full((1, segment.size), end) for end in (0.0, 1.0))
             else:
-                operator, prepared = self.plan.operators[segment.index], self.plan.prepared[segment.index]
-                lower, upper = self._box(segment.index)
-                ranges = relaxation.slope_range(operator, prepared, lower, upper)  # type: ignore[arg-type]
-                low, high = ranges[:2] if segment.kind == "lower" else ranges[2:]
+                if segment.index not in ranges:
+                    ranges[segment.index] = self._range(segment.index)
+                low, high = ranges[segment.index][:2] if segment.kind == "lower" else ranges[segment.index][2:]
             lows.append(flattened(low, 1))
             highs.append(flattened(high, 1))
         if not lows:
@@ -219,6 +222,13 @@ class Objective:
         domains = max(t.shape[0] for t in lows)
         join = lambda parts: torch.cat([t.expand(domains, -1) for t in parts], 1).unsqueeze(1)  # noqa: E731
         return join(lows), join(highs)
+
+    def _range(self, index: int) -> relaxation.Lines:
+        """Slopes of an elementwise node between which lines are worth trying."""
+        lower, upper = self._box(index)
+        if index not in self.gaps:
+            return self.starts.ranges(index, lower, upper)
+        return relaxation.slope_range(self.plan.operators[index], self.plan.prepared[index], lower, upper)  # type: ignore[arg-type]
 
     def _box(self, index: int) -> Box:
         """The operand's box of an elementwise node ``[domains, *shape]``, or ``[domains, k]`` on its gap."""

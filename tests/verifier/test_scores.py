@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,14 @@ from torch import Tensor
 from provenn.bounds.graph import evaluate, read_onnx
 from provenn.specs import read_query
 from provenn.verifier import Options, verify
+from provenn.verifier.changes import Change
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.options import SCORES
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Problem
 from provenn.verifier.root import root_facts
 from provenn.verifier.scores import Bounded, at_minimiser, by_intercept, gap
+from provenn.verifier.shortcuts import MULTIPLIERS, Shortcuts
 
 from .networks import box, layers, property_text, save
 
@@ -131,7 +134,8 @@ def test_shortcuts_contain_samples(tmp_path) -> None:
     e = 2 * torch.rand(300, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) - 1
     found = bounder.shortcuts
     assert found is not None
-    x = found.centre + found.radius * e
+    lower, upper = (end.flatten() for end in bounder.inputs[torch.float64][problem.input])
+    x = 0.5 * (lower + upper) + 0.5 * (upper - lower) * e
     values = evaluate(problem.graph, [x.view(-1, *problem.input_shape)], keep="all")
     z = bounder._gather({v: values[v] for v in bounder.columns.values})
     lower, upper = (e @ found.slopes[i].double().T + found.offsets[i] for i in (0, 1))
@@ -139,12 +143,43 @@ def test_shortcuts_contain_samples(tmp_path) -> None:
     assert float((upper - lower).min()) < 0.1 * float((upper - lower).max())
 
 
+def test_gains_are_those_of_concretised_coefficients() -> None:
+    """Against a sum over all elements of the value for every candidate, side and multiplier."""
+    generator = torch.Generator().manual_seed(3)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    places, inputs, domains = (slice(0, 3), slice(3, 8)), 4, 2
+    shortcuts = Shortcuts(draw(2, 8, inputs), draw(2, 8), places)
+    change = Change(draw(2, domains, 8), draw(2, domains, 8), draw(1, domains, 8).expand(2, -1, -1))
+    columns, point = torch.tensor([[0, 5, 7], [4, 1, 2]]), draw(domains, 3)
+
+    def bound(coefficients: Tensor, place: slice) -> float:
+        total, offset = torch.zeros(inputs), 0.0
+        for c, k in zip(range(place.start, place.stop), coefficients, strict=True):
+            side = int(k < 0)
+            total, offset = total + k * shortcuts.slopes[side, c], offset + float(k * shortcuts.offsets[side, c])
+        return offset - float(total.abs().sum())
+
+    found = shortcuts.gains(columns, change, point)
+    for n, k, (side, sign) in itertools.product(range(domains), range(3), enumerate((-1.0, 1.0))):
+        column = int(columns[n, k])
+        place = next(p for p in places if p.start <= column < p.stop)
+        before = change.before[0, n, place]
+        steepest = float(before[column - place.start].abs() + change.slope[:, n, column].abs().amax())
+        best = -math.inf
+        for multiplier in (share * steepest for share in MULTIPLIERS):
+            after = before.clone()
+            after[column - place.start] += change.slope[side, n, column] - sign * multiplier
+            best = max(best, bound(after, place) - bound(before, place) + sign * multiplier * float(point[n, k]))
+        assert float(found[side, n, k]) == pytest.approx(best + float(change.offset[side, n, column]), abs=1e-4)
+
+
 def bounded_root(bounder: Fixed) -> tuple[Bounded, Tensor]:
     fields = bounder.roots()
     objective, found = bounder.improved(fields)
     one = torch.zeros(1, dtype=torch.int64)
     every = torch.arange(bounder.columns.total).expand(1, -1)
-    return Bounded(bounder.search, bounder.columns, objective.boxes, found, one, one), bounder._points(fields, every)
+    bounded = Bounded(bounder.starts[torch.float32], bounder.columns, objective.boxes, found, one, one)
+    return bounded, bounder._points(fields, every)
 
 
 @torch.no_grad()
