@@ -6,7 +6,6 @@ domain needs no confirmation: its margin is already a proof.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -17,6 +16,7 @@ from provenn.bounds.propagate.conjunction import Conjunction, best_weights
 from provenn.bounds.propagate.intermediate import CACHE_ELEMENTS, intermediate_boxes
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines, relax_all
+from provenn.bounds.propagate.quadratic import MOST_INPUTS, Expansion, expanded, lines_of, products
 from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.clip import clip_box
 from provenn.verifier.pool import Fields
@@ -35,6 +35,7 @@ class Rebound:
         self.plan = problem.plan(torch.float64)
         self.free = problem.free_inputs
         self.sensitivity = Sensitivity(self.plan, problem.input, problem.output)
+        self.products = products(self.plan, problem.output) if self.free.numel() <= MOST_INPUTS else ()
         self._shared: tuple[Tensor, dict[int, Box]] | None = None
 
     def roots(self) -> Fields:
@@ -92,9 +93,16 @@ class Rebound:
         low, high, a = self._clip(fields["lower"], fields["upper"], trace, value, threshold)
         refuted = refuted | (low > high).any(1)
         left = (~refuted).nonzero().squeeze(1)
-        best = value - threshold
+        best, missed, expansion = value - threshold, None, None
+        if self.products and left.numel():
+            expansion = self._expanded(boxes, lines, inputs, left)
+            best, a, low, high, missed = self._by_forms(expansion, shaped, threshold, best, a, low, high, left)
+            refuted = refuted | (best > 0).any(1) | (low > high).any(1)
+            opened, left = left, (~refuted).nonzero().squeeze(1)
         if shaped.shape[1] > 1 and left.numel():
-            margin, coefficients = self._combined(shaped, threshold, best, a, lines, inputs, left)
+            if expansion is not None:
+                expansion = expansion.select(torch.searchsorted(opened, left))
+            margin, coefficients = self._combined(shaped, threshold, best, a, lines, inputs, left, expansion)
             low, high = clip_box(low, high, coefficients[:, :, self.free], margin)
             best, a = torch.cat([best, margin], 1), torch.cat([a, coefficients], 1)
             refuted = refuted | (margin > 0).squeeze(1) | (low > high).any(1)
@@ -107,9 +115,10 @@ class Rebound:
         minimiser = torch.where(chosen >= 0, lower[left], upper[left])
         if left.numel():
             width = kept["upper"] - kept["lower"]
-            direct = a[:, :, self.free].abs().amax(1) * width
+            # A form's slopes say little: it is 0 where the minimum is inside. What it misses takes its place.
+            direct = a[:, :, self.free].abs().amax(1) * width if missed is None else missed[left]
             reach = self.sensitivity(
-                shaped[left].abs().amax(1), {i: _lines_of(n, left) for i, n in lines.items()}
+                shaped[left].abs().amax(1), {i: lines_of(n, left) for i, n in lines.items()}
             )
             score = _shares(direct) + _shares(reach[:, self.free] * width) + 1e-6 * _shares(width)
             kept["axis"] = score.argmax(1)
@@ -118,9 +127,35 @@ class Rebound:
         kept["bound"] = torch.nan_to_num(best, nan=-torch.inf)
         return kept, minimiser
 
+    def _expanded(
+        self, boxes: dict[int, Box], lines: dict[int, Lines], inputs: dict[int, Box], index: Tensor
+    ) -> Expansion:
+        """The products of some domains."""
+        pick = lambda box: tuple(t if t.shape[0] == 1 else t[index] for t in box)  # noqa: E731
+        return expanded(
+            self.plan, self.problem.input, self.free, self.products,
+            {i: pick(box) for i, box in boxes.items()}, {i: lines_of(n, index) for i, n in lines.items()},
+            {i: pick(box) for i, box in inputs.items()}, self.problem.magnitudes,
+        )  # fmt: skip
+
+    def _by_forms(
+        self, expansion: Expansion, rows: Tensor, threshold: Tensor, margin: Tensor, a: Tensor, lower: Tensor,
+        upper: Tensor, index: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+        """Margins, coefficients and clipped boxes where the expansion of the domains ``index`` gives better ones, and
+        what its forms miss ``[domains, free]``."""
+        found = expansion.bound(self.problem.output, rows[index])
+        better = _below(found.value, threshold[index])
+        low, high = clip_box(lower[index], upper[index], found.a[:, :, self.free], better)
+        higher = (better > margin[index]).unsqueeze(-1)
+        a = a.index_copy(0, index, torch.where(higher, found.a, a[index]))
+        margin = margin.index_copy(0, index, torch.maximum(margin[index], better))
+        missed = lower.new_zeros(lower.shape).index_copy(0, index, found.missed.amax(1))
+        return margin, a, lower.index_copy(0, index, low), upper.index_copy(0, index, high), missed
+
     def _combined(
         self, rows: Tensor, threshold: Tensor, margin: Tensor, a: Tensor, lines: dict[int, Lines],
-        inputs: dict[int, Box], index: Tensor,
+        inputs: dict[int, Box], index: Tensor, expansion: Expansion | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Margins ``[domains, 1]`` of one combination of each domain's rows, and its coefficients ``[domains, 1,
         inputs]``; -inf and 0 for domains not in ``index`` and where no combination promises more than a single row.
@@ -136,14 +171,20 @@ class Rebound:
         if chosen.numel() == 0:
             return result
         index, weights = index[chosen], weights[chosen]
+        magnitude = self.problem.magnitudes.value[self.problem.output]
+        if expansion is not None:
+            together = Conjunction(rows[index], threshold[index])
+            form = expansion.select(chosen).bound(self.problem.output, together.combined(weights))
+            result[0][index], result[1][index] = together.margin(form.value, weights, magnitude), form.a
+            return result
         inputs = {i: (pick(box[0]), pick(box[1])) for i, box in inputs.items()}
         together = Conjunction(rows[index], threshold[index])
         trace, error = Trace(), RoundingError(self.plan, self.problem.magnitudes)
-        mine = {i: _lines_of(n, index) for i, n in lines.items()}
+        mine = {i: lines_of(n, index) for i, n in lines.items()}
         bound = backward(
             self.plan, self.problem.output, together.combined(weights), mine, inputs, trace=trace, error=error
         )
-        result[0][index] = together.margin(bound, weights, self.problem.magnitudes.value[self.problem.output])
+        result[0][index] = together.margin(bound, weights, magnitude)
         found = trace.inputs.get(self.problem.input)
         if found is not None:
             result[1][index] = found.flatten(2).expand(index.numel(), 1, -1)
@@ -154,7 +195,8 @@ class Rebound:
         if alike and self._shared is not None and torch.equal(self._shared[0], torch.cat(inputs[self.problem.input])):
             return self._shared[1]
         boxes = intermediate_boxes(
-            self.plan, inputs, magnitudes=self.problem.magnitudes, until=self.problem.output, bands=True
+            self.plan, inputs, magnitudes=self.problem.magnitudes, until=self.problem.output,
+            bands=not self.products,
         )
         if alike:
             self._shared = torch.cat(inputs[self.problem.input]), boxes
@@ -169,9 +211,7 @@ class Rebound:
         if a is None:  # the rows do not depend on the input
             return lower, upper, value.new_zeros(*value.shape, self.clauses.lower.shape[1])
         a = a.flatten(2).expand(*value.shape, -1)
-        # value - threshold rounds: one ulp outward keeps the clip sound
-        margin = torch.nextafter(value - threshold, torch.full_like(value, -torch.inf))
-        return *clip_box(lower, upper, a[:, :, self.free], margin), a
+        return *clip_box(lower, upper, a[:, :, self.free], _below(value, threshold)), a
 
     def _contradictory(self, boxes: dict, domains: int) -> Tensor:
         """Domains with a value whose sound bounds exclude each other: nothing is in them."""
@@ -200,15 +240,9 @@ class Rebound:
         return ((middle > lower) & (middle < upper)).squeeze(1)
 
 
-def _lines_of(lines: Lines, index: Tensor) -> Lines:
-    pick = lambda t: t if t is None or t.shape[0] == 1 else t[index]  # noqa: E731
-    return replace(
-        lines,
-        lower_slopes=tuple(pick(s) for s in lines.lower_slopes),
-        lower_offset=pick(lines.lower_offset),
-        upper_slopes=tuple(pick(s) for s in lines.upper_slopes),
-        upper_offset=pick(lines.upper_offset),
-    )
+def _below(value: Tensor, threshold: Tensor) -> Tensor:
+    """A lower bound of the difference, which rounds."""
+    return torch.nextafter(value - threshold, torch.full_like(value, -torch.inf))
 
 
 def _shares(score: Tensor) -> Tensor:
