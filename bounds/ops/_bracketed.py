@@ -16,8 +16,9 @@ from provenn.bounds.ops._operator import Prepared, Univariate
 from provenn.bounds.ops.relaxation import record
 
 Candidates = list[tuple]
-# Points of a table of f' on a piece where it is monotone, and steps along chords of f' in a bracket of two of them.
-NODES, CHORDS = 4097, 3
+# Points of a table of f' on a piece where it is monotone, and steps along chords of f' in a bracket of two of them: in
+# float32 the first step is as exact as numbers are.
+NODES, CHORDS = 4097, {torch.float64: 3, torch.float32: 1}
 
 
 def softplus(p: Prepared, x: Tensor) -> Tensor:
@@ -62,7 +63,7 @@ def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: fl
             first, last = derivative(p, low) - slope, derivative(p, high) - slope
             # Without a change of sign there is no root but for rounding: the end with the smaller difference will do.
             bracketed = torch.sign(first) != torch.sign(last)
-            for step in range(CHORDS):
+            for step in range(CHORDS[lower.dtype]):
                 if step:
                     first, last = derivative(p, low) - slope, derivative(p, high) - slope
                 share = torch.nan_to_num(first / (first - last), nan=0.5).clamp(0.0, 1.0)
