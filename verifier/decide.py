@@ -48,7 +48,7 @@ OUTPUTS_SHARE = 0.3
 # Leaves of each element's tree in the passes that refine root boxes, and the share of the time left for one pass.
 REFINEMENTS, REFINEMENT_STEPS, REFINEMENT_SHARE = (2, 4, 16, 64, 256), 3, 0.35
 # What a pass must gain, as a share of what the outputs lack, for a next one to follow.
-REFINEMENT_GAIN = 0.05
+REFINEMENT_GAIN = 0.2
 # What all passes must gain for the tree to begin anew with their boxes.
 WORTH_RESTARTING = 0.02
 # Seconds of the first slice of a race between input and neuron splits.

@@ -28,7 +28,7 @@ WORTH_A_FORK = 2**29
 STEP = 3
 # Elements of a value that are tried first, and by what share of an element's width their ends must move on average for
 # the others to follow.
-TRIED, WORTH_REFINING = 24, 0.004
+TRIED, WORTH_REFINING = 24, 0.02
 # Values in a row on which the trial gained too little, after which no more are tried.
 ENOUGH = 3
 
