@@ -26,9 +26,9 @@ BATCH = 1024
 WORTH_A_FORK = 2**29
 # Multiplications of a step of slope optimisation over those of a backward pass.
 STEP = 3
-# Elements of a value that are tried first, and by what share of an element's width their ends must move on average for
-# the others to follow.
-TRIED, WORTH_REFINING = 24, 0.02
+# Elements of a value that are tried first, a quarter of them at most, unless they are too few to tell; and by what share
+# of an element's width their ends must move on average for the others to follow.
+TRIED, LEAST_TRIED, WORTH_REFINING = 24, 6, 0.02
 # Values in a row on which the trial gained too little, after which no more are tried.
 ENOUGH = 3
 
@@ -89,9 +89,10 @@ class _Trees:
 
     def _worthwhile(self, elements: Tensor, signs: Tensor, lower: Tensor, upper: Tensor) -> bool:
         """Whether trees move the ends of some elements, spread over all of them, by enough."""
-        if elements.numel() < 4 * TRIED:
+        count = min(TRIED, elements.numel() // 4)
+        if count < LEAST_TRIED:
             return True
-        some = torch.linspace(0, elements.numel() - 1, TRIED, device=elements.device).long()
+        some = torch.linspace(0, elements.numel() - 1, count, device=elements.device).long()
         bound = self._bounds((elements[some], signs[some]))
         before = torch.where(signs > 0, lower, -upper)[some]
         gain = torch.fmax(bound, before) - before
