@@ -26,8 +26,8 @@ BATCH = 1024
 WORTH_A_FORK = 2**29
 # Multiplications of a step of slope optimisation over those of a backward pass.
 STEP = 3
-# Elements of a value that are tried first, a quarter of them at most, unless they are too few to tell; and by what share
-# of an element's width their ends must move on average for the others to follow.
+# Elements of a value that are tried first, a quarter of them at most, unless they are too few to tell; and by what
+# share of an element's width their ends must move on average for the others to follow.
 TRIED, LEAST_TRIED, WORTH_REFINING = 24, 6, 0.02
 # Values in a row on which the trial gained too little, after which no more are tried.
 ENOUGH = 3
