@@ -10,6 +10,7 @@ FORWARD = ("tests/soundness/test_forward.py",)
 MARGINS = ("tests/soundness/test_margins.py",)
 CLAUSES = ("tests/soundness/test_clauses.py",)
 CONJUNCTION = ("tests/propagate/test_conjunction.py",)
+FORMS = ("tests/propagate/test_quadratic.py", "tests/soundness/test_products.py")
 LEAF = ("tests/verifier/test_leaf.py",)
 
 
@@ -105,8 +106,8 @@ MUTATIONS = (
     Mutation(
         "clip of one disjunct used for another",
         "verifier/rebound.py",
-        "return *clip_box(lower, upper, a[:, :, self.free], margin), a",
-        "return *clip_box(lower, upper, a[:, :, self.free].roll(1, 0), margin.roll(1, 0)), a",
+        "return *clip_box(lower, upper, a[:, :, self.free], _below(value, threshold)), a",
+        "return *clip_box(lower, upper, a[:, :, self.free].roll(1, 0), _below(value, threshold).roll(1, 0)), a",
         (*BOUNDS, *CLAUSES),
     ),
     Mutation(
@@ -262,5 +263,19 @@ MUTATIONS = (
         "exact = np.isfinite(scaled).all() and (scaled * scale[j] == column).all()",
         "exact = True",
         ("tests/verifier/test_import_truth.py",),
+    ),
+    Mutation(
+        "quadratic form without what its factors lack",
+        "bounds/propagate/quadratic.py",
+        "rest = p * v.epsilon + q * u.epsilon + u.epsilon * v.epsilon",
+        "rest = u.epsilon * v.epsilon",
+        FORMS,
+    ),
+    Mutation(
+        "quadratic form without its indefinite rest",
+        "bounds/propagate/quadratic.py",
+        "return tangent, squares + lost, size",
+        "return tangent, squares + 0 * lost, size",
+        FORMS,
     ),
 )
