@@ -148,11 +148,13 @@ class Replay:
         try:
             try:
                 session = load(source)
-            except Exception as error:  # onnxruntime's exceptions have no common base
+            except Exception as error:  # noqa: BLE001 onnxruntime's exceptions have no common base
                 largest = _LARGEST_IR.search(str(error))
-                if largest is None:
-                    raise
-                session = load(_relabelled(source, int(largest[1])))
+                if largest is not None:
+                    source = _relabelled(source, int(largest[1]))
+                else:  # its fusions break some networks: a gelu written out whose first product has other readers
+                    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+                session = load(source)
         except Exception as error:
             raise ModelError(
                 f"{self.network_path}: onnxruntime cannot load the network ({_gist(error)}); "

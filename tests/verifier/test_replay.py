@@ -144,3 +144,18 @@ def test_a_refusal_of_onnxruntime_is_one_line_without_its_sources(tmp_path):
     text = str(caught.value)
     assert "Opset 999" in text and "export it again" in text and "\n" not in text
     assert "onnxruntime_src" not in text and "[ONNXRuntimeError]" not in text and text.count(str(path)) == 1
+
+
+def test_a_network_that_onnxruntime_breaks_by_fusing_is_replayed(tmp_path):
+    """Fusions from the extended level on take the gelu's first product away from its other reader."""
+    constant = {"three": 3.0, "cubic": 0.044715, "scale": 0.7978845834732056, "one": 1.0, "half": 0.5}
+    steps = [
+        ("Pow", "X", "three", "cube"), ("Mul", "cube", "cubic", "small"), ("Add", "X", "small", "sum"),
+        ("Mul", "sum", "scale", "inner"), ("Tanh", "inner", "", "tanh"), ("Add", "tanh", "one", "plus"),
+        ("Mul", "X", "half", "halved"), ("Mul", "halved", "plus", "gelu"), ("Add", "gelu", "halved", "Y"),
+    ]  # fmt: skip
+    nodes = [helper.make_node(op, [a] if not b else [a, b], [y]) for op, a, b, y in steps]
+    weights = {name: np.array(value, np.float32) for name, value in constant.items()}
+    path = save(tmp_path / "gelu.onnx", nodes, 1, 1, **weights)
+    found = Replay(path, query([("0", "1")], "(assert (>= Y_0 1.3))")).check(np.array([1.0]))
+    assert found is not None and found.outputs.tolist() == pytest.approx([1.3411918], abs=1e-5)
