@@ -453,7 +453,9 @@ def hardmax(g):
 def einsum(g):
     x = flat(g)
     equation = g.choose(["ij,kj->ik", "ij,ij->i", "ij,kl->jl", "ij,kj->j"])
-    return g.node("Einsum", x, x if g.chance(0.3) or "kl" in equation else g.partner(x), equation=equation)
+    other = x if g.chance(0.3) or "kl" in equation else g.partner(x)
+    # A label of two sizes is refused by onnxruntime where shapes are inferred, and broadcast where they are not.
+    return g.node("Einsum", x, other if other.shape == x.shape else x, equation=equation)
 
 
 def remainder(g):
