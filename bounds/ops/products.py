@@ -267,10 +267,15 @@ def _reciprocal_slope(y: Box, below: Tensor) -> Tensor:
 
 
 def _div_points(x: Box, y: Box, b: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Where ``x/y - a x - b y`` may be extreme: the corners, and on the edges of x where ``y^2 = -x / b``.
+
+    Roots come before the quotient, which may overflow or lose its digits where its root does not. Where signs are equal
+    the function is monotone in y and any point will do.
+    """
     points = corners(x, y)
     with torch.no_grad():
         for end in x:
-            root = torch.nan_to_num(torch.sqrt(-end / b), nan=0.0) * torch.sign(y[0])
+            root = torch.nan_to_num(end.abs().sqrt() / b.abs().sqrt(), nan=0.0, posinf=torch.inf) * torch.sign(y[0])
             points.append((end, torch.minimum(torch.maximum(root, y[0]), y[1])))
     return points
 

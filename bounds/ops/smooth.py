@@ -196,7 +196,11 @@ def _pow_candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) ->
         return []
     if abs(n - 1) < 1e-6:
         return [(lower, -torch.inf, torch.inf)]  # the root is ill-conditioned
-    x = torch.pow((slope / n).abs(), 1 / (n - 1))
+    ratio = (slope / n).abs()
+    x = torch.pow(ratio, 1 / (n - 1))
+    # A quotient below the normal numbers has lost digits; its power may lie in the midst of the box.
+    apart = torch.pow(slope.abs(), 1 / (n - 1)) * abs(n) ** (-1 / (n - 1))
+    x = torch.where(ratio < torch.finfo(slope.dtype).tiny, apart, x)
     if 0 < n < 1:
         return [(_above_underflow(x, lower), None, None)]
     if not n.is_integer():

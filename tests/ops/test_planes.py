@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from provenn.bounds.graph._graph import Node
-from provenn.bounds.ops import OPS, Multivariate, Plane, prepare
+from provenn.bounds.ops import OPS, Multivariate, Plane, prepare, relaxation
 from provenn.bounds.ops.products import Band, mul_in_band
 
 LONG = np.longdouble
@@ -320,3 +320,44 @@ def test_band_planes_hold_where_sum_and_difference_lie():
         over = long(above.slopes[0]) * a + long(above.slopes[1]) * b + long(above.offset)
         assert ((under <= a * b) & (a * b <= over))[within].all()
     assert met > 10 * COUNT
+
+
+@pytest.mark.parametrize("size", [1e-160, 1e-150, 1.0, 1e150, 2e154, 1e155, 1e158, 1e200, 1e290])
+def test_planes_of_a_quotient_hold_where_squares_of_numbers_overflow(size: float):
+    """``x / y`` with divisors of every size: the stationary point of ``x / y - b y`` is inside although ``y^2`` is no
+    number."""
+    generator = torch.Generator().manual_seed(5)
+    rand = lambda *shape: torch.rand(*shape, generator=generator, dtype=FLOAT)  # noqa: E731
+    low, high = torch.full((COUNT, 1), size * 0.1, dtype=FLOAT), torch.full((COUNT, 1), size * 2, dtype=FLOAT)
+    flip = rand(COUNT, 1) < 0.5
+    y = torch.where(flip, -high, low), torch.where(flip, -low, high)
+    x = torch.where(rand(COUNT, 1) < 0.5, torch.tensor(1.0), torch.tensor(-1.5)).to(FLOAT), None
+    x = x[0], x[0] + 0.5
+    p = prepared("div", (1,), ((1,), (1,)))
+    share = rand(2, COUNT, 1)
+    shares = torch.linspace(0, 1, 401, dtype=FLOAT).numpy().astype(LONG)
+    for lower, upper in (
+        OPS["div"].relax(p, tuple(share), x, y), OPS["div"].relax(p, None, x, y),  # type: ignore[union-attr]
+    ):  # fmt: skip
+        for plane, sign in ((lower, 1), (upper, -1)):
+            a, b, c = (t.numpy().astype(LONG)[:, 0, None] for t in (*plane.slopes, plane.offset))
+            for end in x:
+                s = end.numpy().astype(LONG)
+                t = y[0].numpy().astype(LONG) + shares * (y[1].numpy().astype(LONG) - y[0].numpy().astype(LONG))
+                rest = sign * (s / t - a * s - b * t - c)
+                assert (rest >= -1e-25 * (np.abs(s / t) + np.abs(c))).all()
+
+
+def test_a_power_keeps_its_stationary_point_at_slopes_below_the_normal_numbers():
+    """``x^-2`` near 1e107: the slope that touches it is 1e-321."""
+    lower, upper = torch.tensor([5e106], dtype=FLOAT), torch.tensor([4e107], dtype=FLOAT)
+    for exponent, scale in ((-2.0, 1.0), (-3.0, 1e-26)):
+        node = Node("pow", (0,), (1,), {"exponent": exponent})
+        p = prepare(node, ((1,),), FLOAT, torch.device("cpu"))
+        for slope in (-1e-323, -5e-323, -1e-322, -1e-321):
+            kl, bl, _, _ = relaxation.lines(
+                OPS["pow"], p, lower * scale, upper * scale, torch.tensor([slope], dtype=FLOAT), None
+            )  # type: ignore[arg-type]
+            x = np.linspace(5e106 * scale, 4e107 * scale, 4001).astype(LONG)
+            rest = x ** LONG(exponent) - LONG(kl.item()) * x - LONG(bl.item())
+            assert (rest >= -1e-18 * x ** LONG(exponent)).all()

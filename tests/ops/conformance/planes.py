@@ -151,7 +151,7 @@ def _turns(pair: Pair, box: Array, b: Array) -> Array:
         return np.empty((0, 2, b.size))
     found = []
     for x in box[:2]:
-        root = np.sqrt(-x / b) * np.sign(box[2])
+        root = np.sqrt(np.abs(x)) / np.sqrt(np.abs(b)) * np.sign(box[2])
         root = np.where(np.isfinite(root), root, box[2])
         found += [(x, np.clip(t, box[2], box[3])) for t in (root, np.nextafter(root, np.inf))]
     return np.stack([np.stack(pair_) for pair_ in found])
