@@ -257,10 +257,10 @@ def _measured(op: Univariate, p: Prepared, slope: Tensor, point: Tensor) -> Foun
 def _slack(op: Univariate, p: Prepared, slope: Tensor, point: Tensor, value: Tensor) -> Tensor:
     """Error of ``f(x) - slope x`` as computed: of f, of the product and of the difference.
 
-    None in float32, which proves nothing, for smooth operators: this is a third of the cost of a line. Between break
-    points it decides ties.
+    None in float32, which proves nothing, for smooth operators within a few ulps: this is a third of the cost of a
+    line. Between break points it decides ties.
     """
-    if point.dtype == torch.float32 and not op.piecewise_linear:
+    if point.dtype == torch.float32 and not op.piecewise_linear and op.error is None:
         return value.new_zeros(())
     info = torch.finfo(point.dtype)
     size = value.abs()
