@@ -24,9 +24,6 @@ from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.sensitivity import Sensitivity
 from provenn.verifier.workers import cut, joined
 
-# Halves of domains that are halved once more.
-FEW = 256
-
 
 class Rebound:
     """Bounds domains ``(clause, lower, upper)`` whose columns are the free inputs, ``[domains, free]`` float64."""
@@ -54,7 +51,6 @@ class Rebound:
             ),
             "depth": torch.zeros(len(self.clauses), device=self.problem.device),
             "axis": torch.zeros_like(index),
-            "second": torch.zeros_like(index),
         }
 
     def whole(self, fields: Fields) -> tuple[Tensor, Tensor]:
@@ -125,10 +121,9 @@ class Rebound:
                 shaped[left].abs().amax(1), {i: lines_of(n, left) for i, n in lines.items()}
             )
             score = _shares(direct) + _shares(reach[:, self.free] * width) + 1e-6 * _shares(width)
-            order = score.topk(min(2, score.shape[1]), 1).indices
-            kept["axis"], kept["second"] = order[:, 0], order[:, -1]
+            kept["axis"] = score.argmax(1)
         else:
-            kept["axis"], kept["second"] = fields["axis"][left], fields["second"][left]
+            kept["axis"] = fields["axis"][left]
         kept["bound"] = torch.nan_to_num(best, nan=-torch.inf)
         return kept, minimiser
 
@@ -228,16 +223,7 @@ class Rebound:
         return result
 
     def split(self, fields: Fields) -> Fields:
-        """The chosen axis halved, and the second best one as well where domains are few: a round of few domains takes
-        nearly as long as one of many."""
-        halves = self._halved(fields)
-        if halves["axis"].shape[0] > FEW or self.free.numel() == 1:
-            return halves
-        return self._halved(dict(halves, axis=halves["second"]))
-
-    @staticmethod
-    def _halved(fields: Fields) -> Fields:
-        """Two children per domain."""
+        """Two children per domain: the chosen axis halved."""
         axis = fields["axis"].unsqueeze(1)
         lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
         middle = lower + 0.5 * (upper - lower)
