@@ -24,6 +24,9 @@ from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.sensitivity import Sensitivity
 from provenn.verifier.workers import cut, joined
 
+# Axes that a domain is halved along at once, while there are few domains.
+AXES = 2
+
 
 class Rebound:
     """Bounds domains ``(clause, lower, upper)`` whose columns are the free inputs, ``[domains, free]`` float64."""
@@ -50,7 +53,7 @@ class Rebound:
                 (len(self.clauses),), -torch.inf, dtype=torch.float64, device=self.problem.device
             ),
             "depth": torch.zeros(len(self.clauses), device=self.problem.device),
-            "axis": torch.zeros_like(index),
+            "axes": index.new_zeros(len(self.clauses), min(AXES, self.free.numel())),
         }
 
     def whole(self, fields: Fields) -> tuple[Tensor, Tensor]:
@@ -121,9 +124,9 @@ class Rebound:
                 shaped[left].abs().amax(1), {i: lines_of(n, left) for i, n in lines.items()}
             )
             score = _shares(direct) + _shares(reach[:, self.free] * width) + 1e-6 * _shares(width)
-            kept["axis"] = score.argmax(1)
+            kept["axes"] = score.topk(fields["axes"].shape[1], 1).indices
         else:
-            kept["axis"] = fields["axis"][left]
+            kept["axes"] = fields["axes"][left]
         kept["bound"] = torch.nan_to_num(best, nan=-torch.inf)
         return kept, minimiser
 
@@ -223,8 +226,18 @@ class Rebound:
         return result
 
     def split(self, fields: Fields) -> Fields:
-        """Two children per domain: the chosen axis halved."""
-        axis = fields["axis"].unsqueeze(1)
+        """Two children per domain, the best axis halved; four, the next one halved as well, while all fit into one pass:
+        it takes hardly longer for them, and few domains are refuted before their second split."""
+        children = self._halved(fields, 0)
+        for place in range(1, fields["axes"].shape[1]):
+            if 2 * children["bound"].shape[0] <= self.at_once:
+                children = self._halved(children, place)
+        return children
+
+    @staticmethod
+    def _halved(fields: Fields, place: int) -> Fields:
+        """Two children per domain: the axis at a place of its ``axes`` halved."""
+        axis = fields["axes"][:, place : place + 1]
         lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
         middle = lower + 0.5 * (upper - lower)
         fields = dict(fields, depth=fields["depth"] + 1)
@@ -234,7 +247,7 @@ class Rebound:
 
     def splittable(self, fields: Fields) -> Tensor:
         """Whether the chosen axis still has an inner point."""
-        axis = fields["axis"].unsqueeze(1)
+        axis = fields["axes"][:, :1]
         lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
         middle = lower + 0.5 * (upper - lower)
         return ((middle > lower) & (middle < upper)).squeeze(1)

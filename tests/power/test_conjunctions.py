@@ -12,6 +12,7 @@ import torch
 from provenn.bounds.graph import read_onnx
 from provenn.bounds.graph.lattice import lattice
 from provenn.specs import read_query
+from provenn.verifier import rebound
 from provenn.verifier.exact import neuron_leaves
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
@@ -59,8 +60,9 @@ def test_neuron_splits(family: str, seed: int, most: int, tmp_path) -> None:
 
 @pytest.mark.parametrize("family, seed, most", [("dense", 41, 2200), ("dense", 43, 34)])
 @torch.no_grad()
-def test_input_splits(family: str, seed: int, most: int, tmp_path) -> None:
+def test_input_splits(family: str, seed: int, most: int, tmp_path, monkeypatch) -> None:
     """A tree of input splits needs two thirds of ``most``, without weights half more than that."""
+    monkeypatch.setattr(rebound, "AXES", 1)
     search = Search(Rebound(*conjunction(family, seed, tmp_path)), batch=64, check=nothing, progress=nothing)
     assert search.run(time.monotonic() + LIMIT) == "refuted"
     assert search.domains <= most
