@@ -70,11 +70,13 @@ RESERVE = 0.3
 
 
 class _Left(NamedTuple):
-    """What a root leaves open: clauses, their numbers, minimisers, the facts, and the sum of the bounds' lack."""
+    """What a root leaves open: clauses, their numbers, minimisers and bounds, the facts, and the sum of the bounds'
+    lack."""
 
     clauses: Clauses
     numbers: Tensor
     starts: Tensor
+    best: Tensor
     facts: Facts
     lacking: float
 
@@ -107,7 +109,8 @@ def _verify(
     started = time.monotonic() if options.started is None else options.started
     deadline = started + options.timeout - RESERVE
     device = _device(options)
-    _threads(options)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
     graph = read_onnx(network_path)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise InputError(
@@ -157,11 +160,6 @@ def _device(options: Options) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
-
-
-def _threads(options: Options) -> None:
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
 
 
 def _result(run: Run, ended: str, seconds: float) -> Result:
@@ -239,6 +237,7 @@ def _decide_clauses(run: Run, clauses: Clauses, numbers: Tensor) -> str:
 
 def _by_inputs(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     """Many boxes: bound all, attack what is left, then one search over all of it."""
+    run.bound = float("inf")
     bounder = Rebound(run.problem, clauses)
     opened = _input_roots(run, bounder, clauses, numbers)
     if opened is None:
@@ -301,7 +300,7 @@ def _search(
         check=checker(run, clauses, numbers),
         leaf=leaves if run.options.exact_leaves else None,
         interlude=interlude_of(run, clauses, numbers),
-        progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
+        progress=run.searched,
         start=start,
         rate=rate,
         workers=run.problem.workers,
@@ -310,6 +309,15 @@ def _search(
 
 
 def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
+    """One box; what is undefined in it is told where anything is left open."""
+    run.bound, run.undefined = float("inf"), None
+    ended = _raced(run, clauses, numbers)
+    if ended in ("timeout", "stuck") and run.undefined is not None:
+        run.open.append(run.undefined.text)
+    return ended
+
+
+def _raced(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     """One box: cheap root bounds, attack, strong root bounds, then the search (or searches) that fit."""
     if _slow_root(run, clauses) and attacked(run, clauses, numbers, EARLY_ATTACK):
         return "witness"
@@ -317,14 +325,16 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     left = _root(run, clauses, numbers)
     if left is None:
         return run.ended()
-    clauses, numbers, starts, facts, _ = left
+    clauses, numbers, facts = left.clauses, left.numbers, left.facts
     if len(clauses) == 0:
         return "refuted"
     rooted = time.monotonic() - begun
     _settle(run)
     # A network that is slow to bound is slow to attack, too.
-    if attacked(run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, rooted)), starts):
+    if attacked(run, clauses, numbers, min(MOST_FIRST_ATTACK, max(FIRST_ATTACK, rooted)), left.starts):
         return "witness"
+    if run.undefined is not None and run.undefined.everywhere:
+        return "stuck"
     small = facts.unstable_rows <= SMALL_ELEMENTS
     slices = SMALL_RACE_SECONDS if small else RACE_SECONDS
     inputs = None
@@ -340,13 +350,13 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
             run.say("input splits")
             return account(run, inputs, ended)
         inputs = inputs if ended == "timeout" else None
-    left = _root(run, clauses, numbers, steps=run.options.root_steps, known=facts)
+    left = _root(run, clauses, numbers, steps=run.options.root_steps, known=left)
     if left is None:
         return run.ended()
     if len(left.clauses) == 0:
         return "refuted"
     if run.options.branching == "none":
-        run.open.append(f"{len(left.clauses)} clauses, not split, lowest bound {run.bound:.4g}")
+        run.open.append(f"{len(left.clauses)} clauses, not split, {run.lowest()}")
         return "stuck"
     tree, bounder = _neuron_splits(run, left)
     if run.options.branching == "neurons":
@@ -366,14 +376,14 @@ def _by_race(run: Run, clauses: Clauses, numbers: Tensor) -> str:
             run.count("domains", tree.domains)
             left = better
             tree, bounder = _neuron_splits(run, left)
-    clauses, numbers, _, facts, _ = left
+    clauses, numbers, facts = left.clauses, left.numbers, left.facts
     searches: list[Search | Programs] = [tree]
     if inputs is not None:
         searches.insert(0, inputs)
     if run.options.exact_leaves and bounder.columns.total <= PROGRAM_ELEMENTS:
         searches.insert(0 if small else len(searches), Programs(
             run.problem, clauses, facts, check=checker(run, clauses, numbers),
-            progress=lambda d, o, b: run.progress("search", domains=run.statistics["domains"] + d, bound=b),
+            progress=run.searched,
             wait=0.0 if small else bounder.columns.total * PROGRAM_SECONDS,
         ))  # fmt: skip
 
@@ -433,24 +443,29 @@ def _tree_rate(run: Run) -> float:
 
 
 def _root(
-    run: Run, clauses: Clauses, numbers: Tensor, *, steps: int = 0, leaves: int = 0, known: Facts | None = None
+    run: Run, clauses: Clauses, numbers: Tensor, *, steps: int = 0, leaves: int = 0, known: _Left | None = None
 ) -> _Left | None:
-    """Root facts, refined by trees of ``leaves``, and what they leave; None where a witness was found or time ran
-    out."""
+    """Root facts, refined by trees of ``leaves``, and what they leave of clauses that are those of ``known``; None
+    where a witness was found or time ran out."""
     run.tell("root bounds")
     begun = time.monotonic()
     share = FIRST_ROOT_SHARE if known is None else REFINEMENT_SHARE if leaves else ROOT_SHARE
     until = begun + share * max(0.0, run.deadline - begun)
     if known is not None and leaves:
-        facts = refined_facts(run.problem, known, leaves=leaves, steps=REFINEMENT_STEPS, deadline=until)
+        facts = refined_facts(run.problem, known.facts, leaves=leaves, steps=REFINEMENT_STEPS, deadline=until)
         how, steps = f"root refined by trees of {leaves} leaves", run.options.root_steps
     else:
-        facts = root_facts(run.problem, clauses.lower, clauses.upper, steps=steps, deadline=until, known=known)
+        facts = root_facts(
+            run.problem, clauses.lower, clauses.upper, steps=steps, deadline=until,
+            known=None if known is None else known.facts,
+        )  # fmt: skip
         how, steps = f"root with {steps} steps", steps or 10
     for note in facts.notes:
         run.say(note)
     until = time.monotonic() + OUTPUTS_SHARE * max(0.0, run.deadline - time.monotonic())
     refuted, best, starts = outputs_bound(run.problem, facts, clauses, steps=steps, deadline=until)
+    run.undefined = facts.undefined
+    best = best if known is None else torch.maximum(best, known.best)
     run.say(
         f"{how}: {facts.unstable_rows} unstable rows, {int(refuted.sum())} of {len(clauses)} clauses "
         f"refuted, lowest {float(best.min()):.4g}, {time.monotonic() - begun:.2f} s"
@@ -464,16 +479,16 @@ def _root(
     if left.numel() and checker(run, clauses, numbers)(starts, torch.arange(len(clauses))):
         return None
     if left.numel() and run.late():
-        run.open.append(f"{len(clauses)} clauses, lowest root bound {float(best.min()):.4g}")
+        run.open.append(f"{len(clauses)} clauses at the root, {run.lowest()}")
         return None
-    return _Left(clauses, numbers, starts, facts, lacking)
+    return _Left(clauses, numbers, starts, best[left], facts, lacking)
 
 
 def _refined(run: Run, left: _Left) -> _Left | None:
     """Root boxes refined by larger and larger trees for as long as the outputs gain much by it."""
     for leaves in REFINEMENTS:
         before = left.lacking
-        found = _root(run, left.clauses, left.numbers, leaves=leaves, known=left.facts)
+        found = _root(run, left.clauses, left.numbers, leaves=leaves, known=left)
         if found is None or len(found.clauses) == 0:
             return found
         left = found

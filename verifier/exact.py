@@ -5,6 +5,7 @@ Complete on piecewise-linear networks: what ends here is refuted, violated, or h
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -58,10 +59,6 @@ class Programs:
     def stuck(self) -> int:
         return sum(tree.ending in ("stuck", "violated") for tree in self.trees)
 
-    @property
-    def lowest_stuck(self) -> float:
-        return min((t.margin for t in self.trees if t.ending in ("stuck", "violated")), default=float("inf"))
-
     def run(self, until: float) -> str:
         """Work until ``until`` (time.monotonic()): ``refuted``, ``witness``, ``stuck`` or ``timeout``."""
         begun = time.monotonic()
@@ -108,14 +105,20 @@ class Programs:
         for ending, text in (
             ("violated", "violated in float64 by {:.2g}, which no replay repeats"),
             ("stuck", "with a margin of {:.2g}, below what floating point settles"),
+            ("unbounded", "have no finite bound by a linear program"),
         ):
-            margins = [tree.margin for tree in self.trees if tree.ending == ending]
+            margins = [tree.margin for tree in self.trees if _how(tree) == ending]
             if margins:
                 parts.append(f"{len(margins)} of {len(self.trees)} clauses " + text.format(min(margins)))
         return "; ".join(parts)
 
     def remaining(self) -> float:
         return sum(tree.remaining for tree in self.trees) / max(1, len(self.trees))
+
+
+def _how(tree: Tree) -> str | None:
+    """How a tree ended; ``unbounded`` where it is stuck at a program without an optimum."""
+    return "unbounded" if tree.ending == "stuck" and math.isinf(tree.margin) else tree.ending
 
 
 def neuron_leaves(bounder: Fixed) -> Callable[[Fields], Iterator[Tree]]:

@@ -185,7 +185,7 @@ class Fixed:
             self.confirm_failures += int((~confirmed).sum())
         open_ = (~refuted).nonzero().squeeze(1)
         kept = {k: v[open_] for k, v in fields.items()}
-        kept["bound"] = torch.nan_to_num(margin[open_], nan=-torch.inf)
+        kept["bound"] = torch.nan_to_num(margin[open_], nan=-torch.inf, neginf=-torch.inf)
         row = (found.bound.double() - threshold).argmax(1)[open_]
         minimiser = self._minimiser(found, open_, row)
         if open_.numel():

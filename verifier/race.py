@@ -76,10 +76,10 @@ def _seconds_left(before: float, after: float, seconds: float) -> float:
 def account(run: Run, search: Search | Programs, ended: str) -> str:
     run.count("domains", search.domains)
     run.count("rounds", search.rounds)
-    run.bound = search.bound()
+    run.bound = run.best(search.bound())
     if ended == "timeout":
-        run.open.append(f"{search.open()} domains open, lowest bound {search.bound():.4g}")
+        run.open.append(f"{search.open()} domains open, {run.lowest()}")
     if ended == "stuck":
-        leaves = f"{search.stuck} leaves could not be decided, lowest bound {search.lowest_stuck:.4g}"
+        leaves = f"{search.stuck} leaves could not be decided, {run.lowest()}"
         run.open.append(search.why() if isinstance(search, Programs) else leaves)
     return ended

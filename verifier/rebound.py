@@ -127,7 +127,7 @@ class Rebound:
             kept["axes"] = score.topk(fields["axes"].shape[1], 1).indices
         else:
             kept["axes"] = fields["axes"][left]
-        kept["bound"] = torch.nan_to_num(best, nan=-torch.inf)
+        kept["bound"] = torch.nan_to_num(best, nan=-torch.inf, neginf=-torch.inf)
         return kept, minimiser
 
     def _expanded(
@@ -226,8 +226,8 @@ class Rebound:
         return result
 
     def split(self, fields: Fields) -> Fields:
-        """Two children per domain, the best axis halved; four, the next one halved as well, while all fit into one pass:
-        it takes hardly longer for them, and few domains are refuted before their second split."""
+        """Two children per domain, the best axis halved; four, the next one halved as well, while all fit into one
+        pass: it takes hardly longer for them, and few domains are refuted before their second split."""
         children = self._halved(fields, 0)
         for place in range(1, fields["axes"].shape[1]):
             if 2 * children["bound"].shape[0] <= self.at_once:

@@ -20,6 +20,7 @@ from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.ladder import Ladder
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
 from provenn.verifier.problem import Clauses, Problem
+from provenn.verifier.undefined import Undefined, undefined
 
 # Rows up to which all are optimised at once; of more, first those are dropped that need no optimisation.
 FEW_ROWS = 32
@@ -39,7 +40,7 @@ class Facts:
     """Sound boxes ``[1, *shape]`` (float64 values that float32 holds) of every value relaxations read.
 
     ``output`` is a box of the output, from the boxes of its operands; ``seconds`` is what all of them took, without
-    optimised slopes; ``notes`` say where time was short.
+    optimised slopes; ``notes`` say where time was short, ``undefined`` where there is no value to bound.
     """
 
     inputs: dict[int, Box]
@@ -49,6 +50,7 @@ class Facts:
     unstable_rows: int = 0
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    undefined: Undefined | None = None
 
     def cast(self, dtype: torch.dtype) -> dict[int, Box]:
         return cast(self.boxes, dtype)
@@ -100,6 +102,7 @@ def root_facts(
         facts.unstable_rows = known.unstable_rows
     facts.seconds = known.seconds if known is not None else time.monotonic() - begun
     facts.output = batch.boxes[problem.output]
+    facts.undefined = undefined(exact, inputs, batch.boxes)
     facts.notes += ladder.notes
     return facts
 

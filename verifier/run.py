@@ -13,6 +13,7 @@ from provenn.verifier.options import Options
 from provenn.verifier.problem import Problem
 from provenn.verifier.replay import Replay
 from provenn.verifier.result import Witness
+from provenn.verifier.undefined import Undefined
 
 
 class Silent:
@@ -22,7 +23,11 @@ class Silent:
 
 @dataclass
 class Run:
-    """What one verification carries from stage to stage."""
+    """What one verification carries from stage to stage.
+
+    ``bound`` is the lowest bound of the clauses at hand that are open, inf where there is none yet; ``open`` says what
+    was left open; ``undefined`` names what keeps the box at hand from having bounds.
+    """
 
     problem: Problem
     replay: Replay
@@ -35,6 +40,7 @@ class Run:
     statistics: dict[str, Any] = field(default_factory=lambda: {"domains": 0, "rounds": 0, "clauses": 0})
     bound: float = float("inf")
     open: list[str] = field(default_factory=list)
+    undefined: Undefined | None = None
 
     def say(self, text: str) -> None:
         if text not in self.strategy:
@@ -43,6 +49,18 @@ class Run:
     def tell(self, stage: str) -> None:
         """Report a stage with the lowest bound so far."""
         self.progress(stage, bound=self.bound if np.isfinite(self.bound) else None)
+
+    def searched(self, domains: int, open_: int, bound: float) -> None:
+        """Report a search: what it has bounded itself, and its lowest bound."""
+        self.progress("search", domains=self.statistics["domains"] + domains, bound=self.best(bound))
+
+    def best(self, bound: float) -> float:
+        """The better of a search's lowest bound and what is known from before it."""
+        return max(bound, self.bound) if np.isfinite(self.bound) else bound
+
+    def lowest(self) -> str:
+        """The lowest bound so far, as reasons name it."""
+        return f"lowest bound {self.bound:.4g}" if np.isfinite(self.bound) else "no finite bound"
 
     def late(self) -> bool:
         return time.monotonic() > self.deadline

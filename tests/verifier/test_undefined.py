@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from provenn.bounds.graph import Node, read_onnx
 from provenn.bounds.ops import OPS, prepare
 from provenn.bounds.propagate.plan import Plan
-from provenn.verifier import Options, verify
+from provenn.verifier import Options, Result, verify
+from provenn.verifier.exact import Programs
 from provenn.verifier.surrogate import Surrogate
 
-from .networks import box, property_text
+from .networks import box, property_text, save
 from .test_import_truth import a, decided, n
 
 BRANCH = [n("Less", "s h", "c"), n("Where", "c p q", "Y")]
@@ -86,3 +87,60 @@ def test_no_points_have_outputs(tmp_path: Path) -> None:
     assert decided(tmp_path, nodes, {}, [("0", "1")], "(>= Y_0 2)") == "unsat"
     target = Surrogate(Plan(read_onnx(tmp_path / "net.onnx"), torch.float32))
     assert target(torch.zeros(0, 1)).shape == (0, 1)
+
+
+def ended(folder: Path, node: onnx.NodeProto, bounds: list[tuple[str, str]], condition: str) -> Result:
+    """How a network of one operator with a name ends, of which no domain but the root is bounded."""
+    node.name = "culprit"
+    constants = {"p": np.float32(1.5)} if "p" in node.input else {}
+    select = [n("Gemm", "X U", "U0"), n("Gemm", "X V", "V0")]
+    network = save(
+        folder / "net.onnx", [*select, node], 2, 1, U=np.float32([[1], [0]]), V=np.float32([[0], [1]]), **constants
+    )
+    path = folder / "net.vnnlib"
+    path.write_bytes(property_text(2, 1, box(bounds), f"(assert {condition})"))
+    return verify(network, path, Options(timeout=20, device="cpu", branching="none"))
+
+
+PARTIAL = {
+    "Log": ("U0", "(<= Y_0 -100)"), "Sqrt": ("U0", "(>= Y_0 5)"), "Pow": ("U0 p", "(>= Y_0 5)"),
+    "Reciprocal": ("U0", "(<= Y_0 0.1) (>= Y_0 -0.1)"), "Div": ("V0 U0", "(<= Y_0 0.1) (>= Y_0 -0.1)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("operator", PARTIAL)
+def test_what_is_undefined_on_a_part_of_the_box_is_named(operator: str, tmp_path: Path) -> None:
+    inputs, condition = PARTIAL[operator]
+    result = ended(tmp_path, n(operator, inputs, "Y"), [("-2", "1"), ("3", "4")], f"(and {condition})")
+    assert result.verdict == "unknown" and result.bound is None
+    assert f"{operator} (node culprit) may have no finite value" in result.reason
+    assert "[-2, 1]" in result.reason and "restrict the region" in result.reason and "inf" not in result.reason
+
+
+@pytest.mark.parametrize("operator", ["Log", "Sqrt", "Pow"])
+def test_what_is_undefined_everywhere_ends_at_once(operator: str, tmp_path: Path, monkeypatch) -> None:
+    """No search begins, whatever splits it may make; it is no proof all the same."""
+    inputs, condition = PARTIAL[operator]
+    monkeypatch.setattr("provenn.verifier.decide.Rebound", None)
+    monkeypatch.setattr("provenn.verifier.decide.Fixed", None)
+    result = ended(tmp_path, n(operator, inputs, "Y"), [("-2", "-1"), ("3", "4")], f"(and {condition})")
+    assert result.verdict == "unknown" and result.statistics["domains"] == 1
+    assert f"{operator} (node culprit) has no value anywhere" in result.reason
+
+
+def test_a_choice_leaves_out_what_is_undefined_everywhere(tmp_path: Path) -> None:
+    """The logarithm is not chosen: the other branch is a function like any other, which splits decide."""
+    nodes = [
+        n("Log", "X", "l"), n("Greater", "X z", "c"), n("Gemm", "X W B", "h"), n("Relu", "h", "r"),
+        n("Gemm", "r V", "s"), n("Where", "c l s", "Y"),
+    ]  # fmt: skip
+    constants = {"z": a([[0]]), "W": a([[1, 1, 1]]), "B": a([1.75, 1.5, 1.25]), "V": a([[1], [-2], [1]])}
+    bounds, tip = [("-2", "-1")], 0.25
+    assert decided(tmp_path, nodes, constants, bounds, f"(>= Y_0 {tip + 0.01})") == "unsat"
+    assert decided(tmp_path, nodes, constants, bounds, f"(>= Y_0 {tip - 0.01})") == "sat"
+
+
+def test_no_bound_is_no_matter_of_floating_point() -> None:
+    programs = Programs.__new__(Programs)
+    programs.trees = [type("Stuck", (), {"ending": "stuck", "margin": -np.inf})()]
+    assert programs.why() == "1 of 1 clauses have no finite bound by a linear program"
