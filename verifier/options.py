@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
+from typing import Any
 
 from provenn.errors import InputError
 
@@ -14,11 +16,51 @@ BRANCHING = ("all", "neurons", "none")
 SPLIT_POINTS = ("optimised", "midpoint")
 LARGEST_SEED = 2**63 - 1
 """What the generators of torch and numpy both take."""
+LARGEST_NUMBER = 1e30
+"""Beyond any clock and any machine, and within every type of number."""
 
 
 def available_threads() -> int:
     """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+Rule = tuple[type, Callable[[Any], bool], str]
+"""The type of a value, what holds for it, and both in words."""
+
+
+def _one_of(names: tuple[str, ...]) -> Rule:
+    return str, lambda value: value in names, f"one of {', '.join(names)}"
+
+
+def _at_least(least: int, note: str = "") -> Rule:
+    return Integral, lambda value: value >= least, f"a whole number of at least {least}{note}"
+
+
+def _positive(unit: str) -> Rule:
+    return Real, lambda value: 0 < value < LARGEST_NUMBER, f"a positive number of {unit}"
+
+
+_TRUTH: Rule = bool, lambda value: True, "True or False"
+_RULES: dict[str, Rule] = {
+    "timeout": _positive("seconds"),
+    "started": (Real, lambda value: abs(value) < LARGEST_NUMBER, "a time of time.monotonic(), or None"),
+    "device": _one_of(DEVICES),
+    "threads": _at_least(1, "; leave it out for all"),
+    "memory": _positive("GB; leave it out for what is free"),
+    "seed": (Integral, lambda value: 0 <= value <= LARGEST_SEED, f"0 to {LARGEST_SEED} (2^63 - 1), a whole number"),
+    "verbose": _TRUTH,
+    "attack_restarts": _at_least(0),
+    "attack_steps": _at_least(0),
+    "root_steps": _at_least(0),
+    "batch": _at_least(1),
+    "tree_steps": _at_least(0),
+    "candidates": _at_least(1),
+    "score": _one_of(SCORES),
+    "branching": _one_of(BRANCHING),
+    "split_points": _one_of(SPLIT_POINTS),
+    "input_split_limit": _at_least(0),
+    "exact_leaves": _TRUTH,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +68,7 @@ class Options:
     """What a verification run may use and how hard it tries; nothing here is specific to a benchmark.
 
     The numbers say how much work is done, never what counts as proven: no value of any option can make
-    a verdict wrong. Raises InputError where a value has no meaning.
+    a verdict wrong. Raises InputError where a value has no meaning or another type.
     """
 
     # What the run may use.
@@ -76,30 +118,13 @@ class Options:
     """Decide leaves without an unsplit element by linear programming."""
 
     def __post_init__(self) -> None:
-        if not (self.timeout > 0 and math.isfinite(self.timeout)):
-            raise InputError(f"Options got timeout={self.timeout!r}, expected a positive number of seconds")
-        if self.device not in DEVICES:
-            raise InputError(f"Options got device={self.device!r}, expected one of {', '.join(DEVICES)}")
-        known_names = ("score", SCORES), ("branching", BRANCHING), ("split_points", SPLIT_POINTS)
-        for name, known in known_names:
-            if getattr(self, name) not in known:
-                raise InputError(f"Options got {name}={getattr(self, name)!r}, expected one of {', '.join(known)}")
-        if self.threads is not None and self.threads < 1:
-            raise InputError(
-                f"Options got threads={self.threads!r}, expected at least 1; leave it out for all"
-            )
-        if self.memory is not None and not (self.memory > 0 and math.isfinite(self.memory)):
-            raise InputError(
-                f"Options got memory={self.memory!r}, expected a positive number of GB; leave it out for what is free"
-            )
-        if not 0 <= self.seed <= LARGEST_SEED:
-            raise InputError(f"Options got seed={self.seed!r}, expected 0 to {LARGEST_SEED} (2^63 - 1)")
-        for name in ("attack_restarts", "attack_steps", "root_steps", "tree_steps"):
-            if getattr(self, name) < 0:
-                raise InputError(f"Options got {name}={getattr(self, name)!r}, expected 0 or more")
-        for name in ("batch", "candidates"):
-            if getattr(self, name) < 1:
-                raise InputError(f"Options got {name}={getattr(self, name)!r}, expected at least 1")
+        for field in fields(self):
+            value, (kind, holds, expected) = getattr(self, field.name), _RULES[field.name]
+            if value is None and field.default is None:
+                continue
+            # A bool is an int to Python.
+            if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind) or not holds(value):
+                raise InputError(f"Options got {field.name}={value!r}, expected {expected}")
 
     def as_dict(self) -> dict[str, object]:
         """The options by name, as the JSON report shows them."""
