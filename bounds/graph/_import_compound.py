@@ -242,6 +242,21 @@ def import_atanh(op: Application) -> list[Operand]:
     return [b.scaled(b.binary("sub", above, below), 0.5)]
 
 
+def import_asinh(op: Application) -> list[Operand]:
+    """``h(relu(x)) - h(relu(-x))`` with ``h(t) = log(t + sqrt(t^2 + 1))``: increasing parts of t >= 0, where nothing
+    cancels, so that intervals are exact. Clips say what rounding over a wide box would forget: sums are at least 1."""
+    x, b = op.variable(), op.builder
+    one = np.asarray(1.0)
+
+    def positive(t: Value) -> Value:
+        square = b.affine(b.unary("pow", t, exponent=2.0), shift=constants.scalar(1.0))
+        root = b.unary("sqrt", b.unary("clip", square, lower=one))
+        return b.unary("log", b.unary("clip", b.binary("add", t, root), lower=one))
+
+    above, below = (positive(b.unary("relu", part)) for part in (x, b.negate(x)))
+    return [b.binary("sub", above, below)]
+
+
 def import_acosh(op: Application) -> list[Operand]:
     """log(x + sqrt(x - 1) sqrt(x + 1)): increasing parts, where the root of x^2 - 1 would cancel."""
     x, b = op.variable(), op.builder
@@ -279,5 +294,6 @@ HANDLERS = {
     "Sinh": import_hyperbolic,
     "Atanh": import_atanh,
     "Acosh": import_acosh,
+    "Asinh": import_asinh,
     "Mod": import_mod,
 }

@@ -18,7 +18,6 @@ _PLACES = "the shape of its result depends on the input; re-export with ReduceMa
 _INSTEAD = {
     "Acos": "re-export with Atan: acos(x) = pi/2 - 2 atan(x / (1 + sqrt(1 - x^2))) by Mul, Sub, Sqrt, Add, Div",
     "Asin": "re-export with Atan: asin(x) = 2 atan(x / (1 + sqrt(1 - x^2))) by Mul, Sub, Sqrt, Add, Div, Atan",
-    "Asinh": "re-export with Log: asinh(x) = log(x + sqrt(x^2 + 1)) by Mul, Add, Sqrt, Log",
     "Attention": "re-export it written out with MatMul, Mul, Add and Softmax (operator set <= 21)",
     "LinearAttention": "re-export it written out with MatMul and Mul (operator set <= 21)",
     "RotaryEmbedding": "re-export it written out with Slice, Mul, Add and Concat (operator set <= 21)",

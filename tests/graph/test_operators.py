@@ -268,6 +268,8 @@ CASES: list[tuple] = [
     ("Sinh", 13, one("Sinh"), V, {}),
     ("Atanh", 13, one("Atanh"), V, {}, lambda *s: RANDOM.uniform(-0.95, 0.95, s)),
     ("Acosh", 13, one("Acosh"), V, {}, lambda *s: RANDOM.uniform(1.05, 4, s)),
+    *[(f"Asinh {size:g}", 13, one("Asinh"), V, {}, lambda *s, size=size: RANDOM.uniform(-size, size, s))
+      for size in (1e-3, 3, 1e6)],
     ("Mod float", 13, one("Mod", ("x", "c"), fmod=1), V, const(c=np.float32([0.7, -0.3, 1, 2]))),
     # reductions
     *[(f"{name} 11", 11, one(name, axes=[1, -1], keepdims=0), V, {}, positive) for name in ("ReduceSum", "ReduceMean",

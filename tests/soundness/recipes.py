@@ -23,7 +23,7 @@ def whole(*values: int) -> np.ndarray:
 PLAIN = (
     "Relu", "Abs", "Neg", "Sigmoid", "Tanh", "Exp", "Sin", "Cos", "Atan", "Erf", "Softplus", "Softsign", "Elu", "Selu",
     "LeakyRelu", "HardSigmoid", "Celu", "ThresholdedRelu", "HardSwish", "Mish", "Gelu", "Sign", "Floor", "Ceil",
-    "Round", "Identity", "Tan", "Reciprocal", "Sqrt", "Log", "Sinh", "Cosh", "Atanh", "Acosh", "Shrink",
+    "Round", "Identity", "Tan", "Reciprocal", "Sqrt", "Log", "Sinh", "Cosh", "Atanh", "Acosh", "Asinh", "Shrink",
 )  # fmt: skip
 
 
