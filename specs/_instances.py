@@ -15,6 +15,7 @@ from provenn.specs._files import read_bytes, resolve
 
 LIST = "instances.csv"
 _ENDINGS = (".onnx", ".vnnlib", ".gz")
+_WANTED = f"name an {LIST} or a folder that has one"
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,14 @@ def read_instances(path: str | Path) -> list[Instance]:
     """
     path = Path(path)
     if not path.is_dir():
+        if not resolve(path).exists():
+            raise InputError(f"{path}: no such folder or file; {_WANTED}")
         return _read_list(path)
     if (path / LIST).exists():
         return _read_list(path / LIST)
     lists = sorted(Path(folder) / LIST for folder, _, files in os.walk(path) if LIST in files)
     if not lists:
-        raise InputError(f"{path}: no {LIST} in this folder or below; name a folder that has one")
+        raise InputError(f"{path}: no {LIST} in this folder or below; {_WANTED}")
     return [instance for one in lists for instance in _read_list(one)]
 
 
@@ -60,7 +63,10 @@ def _read_list(path: Path) -> list[Instance]:
     folder = path.parent
     absolute = folder.resolve()
     category = absolute.parent.name if absolute.name in ("1.0", "2.0") else absolute.name
-    reader = csv.reader(io.StringIO(read_bytes(path).decode("utf-8-sig", "replace")), skipinitialspace=True)
+    data = read_bytes(path)
+    if b"\0" in data:
+        raise InputError(f"{path}: is no list of instances but a binary file; {_WANTED}")
+    reader = csv.reader(io.StringIO(data.decode("utf-8-sig", "replace")), skipinitialspace=True)
     instances: list[Instance] = []
     try:
         for row in reader:
@@ -69,7 +75,7 @@ def _read_list(path: Path) -> list[Instance]:
                 continue
             where = f"{path}:{reader.line_num}"
             if len(row) < 3:
-                raise InputError(f"{where}: got {len(row)} columns, expected network,property,timeout")
+                raise InputError(f"{where}: got {len(row)} columns, expected network,property,timeout; {_WANTED}")
             try:
                 timeout = float(row[2])
             except ValueError:

@@ -15,6 +15,11 @@ from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens
 from provenn.specs._source import Source
 from provenn.specs._stream import AND, ASSERT, ATOM, CONJUNCTION, OR, TABLE, Stream
 
+# Commands to a solver that state nothing, and whether they ask or end: what follows is no part of the question.
+_COMMANDS = {
+    "set-logic": False, "set-option": False, "set-info": False, "check-sat": True, "get-model": True, "get-value": True,
+    "exit": True,
+}  # fmt: skip
 _NAMES = {ASSERT: "assert", AND: "and", OR: "or"}
 
 
@@ -70,6 +75,10 @@ def read_rest(
         members = stack[-1][0] if stack else root
         if kind == OPEN:
             head = kinds[position + 1]
+            if not stack and head == WORD and tokens.word(place + 1) in _COMMANDS:
+                _check_last(tokens, place, source)
+                position = _behind(kinds, position)
+                continue
             if not stack and head != ASSERT:
                 raise source.error(tokens.start[place], _unknown_statement(tokens, place))
             if head == ASSERT and stack:
@@ -100,6 +109,26 @@ def read_rest(
             raise source.error(tokens.start[place], "expected a comparison, (and ..) or (or ..)")
         members.size += 1
     return join(atoms, extra.finish()), root.atoms, root.others
+
+
+def _behind(kinds: list[int], position: int) -> int:
+    """The position behind the statement that opens at ``position``."""
+    depth = 0
+    while True:
+        depth += (kinds[position] == OPEN) - (kinds[position] == CLOSE)
+        position += 1
+        if depth == 0:
+            return position
+
+
+def _check_last(tokens: Tokens, place: int, source: Source) -> None:
+    """Refuse assertions behind a command that asks or ends: to a solver they are not part of that question."""
+    name = tokens.word(place + 1)
+    if _COMMANDS[name]:
+        behind = np.flatnonzero(tokens.kind[place + 2 :] == WORD) + place + 2
+        late = behind[tokens.equal(behind, b"assert")]
+        if late.size:
+            raise source.error(tokens.start[late[0]], f"an assertion behind ({name}); put it before that")
 
 
 def _clause(table: Table, number: int) -> Table:

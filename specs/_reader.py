@@ -21,6 +21,7 @@ from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens, blank_comments, scan
 from provenn.specs._source import Source
 from provenn.specs._stream import AND, ASSERT, ATOM, CONJUNCTION, OR, TABLE, Stream
 
+_NAMING = ("let", "define-fun", "define-const")
 _VERSION_2 = re.compile(rb"\(\s*(vnnlib-version|declare-network)\b")
 
 
@@ -63,6 +64,7 @@ def parse_query(
     if not tokens.kind.size:
         raise source.error(0, "the property is empty; expected declarations and assertions")
     _check_parentheses(tokens, source)
+    _check_names(tokens, source)
     declared, triples, operation, counts = _declarations(tokens, source)
     for kind, expected, count in (("inputs", input_count, counts[0]), ("outputs", output_count, counts[1])):
         if expected is not None and expected != count:
@@ -91,6 +93,17 @@ def _check_parentheses(tokens: Tokens, source: Source) -> None:
             tokens.start[opened],
             f"this statement is not closed ({depth[-1]} ')' missing at the end of the file)",
         )
+
+
+def _check_names(tokens: Tokens, source: Source) -> None:
+    """Refuse what gives a name to an expression."""
+    heads = np.flatnonzero(tokens.kind[:-1] == OPEN) + 1
+    for word in _NAMING:
+        found = heads[tokens.equal(heads, word.encode())]
+        if found.size:
+            raise source.error(
+                tokens.start[found[0]], f"{word} is not supported; write out what its names stand for"
+            )
 
 
 def _declarations(
@@ -138,7 +151,7 @@ def _check_contiguous(
     if wrong.size:
         at, expected = order[wrong[0]], int(wrong[0])
         if index[at] < expected:
-            raise source.error(tokens.start[which[at]], f"{letter}_{index[at]} is declared twice")
+            raise source.error(tokens.start[which[at]], f"{letter}_{index[at]} is declared twice; remove one of them")
         raise source.error(
             tokens.start[which[at]],
             f"{letter}_{index[at]} is declared, {letter}_{expected} is not; declare it",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import numpy as np
 
@@ -26,9 +27,9 @@ def import_matmul(op: Application) -> list[Operand]:
 def matmul(op: Application, x: Operand, y: Operand) -> Value:
     """numpy's matrix product of two operands, at least one of them variable."""
     if not x.shape or not y.shape:
-        op.fail("multiplies a scalar, expected vectors or matrices")
+        op.fail("multiplies a scalar, expected vectors or matrices; mend its operands or use Mul")
     if x.shape[-1] != (y.shape[-2] if len(y.shape) > 1 else y.shape[0]):
-        op.fail(f"multiplies shapes {list(x.shape)} and {list(y.shape)}")
+        _misfit(op, x, y)
     rows = () if len(x.shape) == 1 else (x.shape[-2],)
     columns = () if len(y.shape) == 1 else (y.shape[-1],)
     batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
@@ -38,6 +39,14 @@ def matmul(op: Application, x: Operand, y: Operand) -> Value:
     x = x if len(x.shape) > 1 else _reshaped(op, x, (1, *x.shape))
     y = y if len(y.shape) > 1 else _reshaped(op, y, (*y.shape, 1))
     return op.builder.reshape(_matrix_product(op, x, y), (*batch, *rows, *columns))
+
+
+def _misfit(op: Application, x: Operand, y: Operand) -> NoReturn:
+    transposed = " (after transA and transB)" if op.operator == "Gemm" else ""
+    op.fail(
+        f"multiplies shapes {list(x.shape)} and {list(y.shape)}{transposed}, expected as many columns as rows; "
+        "mend the shape of the weight" + (", transA or transB" if transposed else "")
+    )
 
 
 def _reshaped(op: Application, x: Operand, shape: Sequence[int]) -> Operand:
@@ -83,7 +92,9 @@ def import_gemm(op: Application) -> list[Operand]:
     """alpha A B + beta C with optional transposes."""
     x, y = op.operand(0), op.operand(1)
     if len(x.shape) != 2 or len(y.shape) != 2:
-        op.fail(f"multiplies shapes {list(x.shape)} and {list(y.shape)}, expected matrices")
+        op.fail(
+            f"multiplies shapes {list(x.shape)} and {list(y.shape)}, expected matrices; flatten them first"
+        )
     b = op.builder
     alpha, beta = float(op.attribute("alpha", 1.0)), float(op.attribute("beta", 1.0))
     if op.attribute("transA", 0):
@@ -91,11 +102,11 @@ def import_gemm(op: Application) -> list[Operand]:
     if op.attribute("transB", 0):
         y = _swap_value(op, y) if isinstance(y, Value) else _swap(y)
     if x.shape[1] != y.shape[0]:
-        op.fail(f"multiplies shapes {list(x.shape)} and {list(y.shape)}")
+        _misfit(op, x, y)
     shape = (x.shape[0], y.shape[1])
     bias = op.operand(2) if op.has(2) and beta != 0.0 else None
     if bias is not None and np.broadcast_shapes(bias.shape, shape) != shape:
-        op.fail(f"adds shape {list(bias.shape)} to {list(shape)}")
+        op.fail(f"adds shape {list(bias.shape)} to {list(shape)}; mend the shape of its third operand")
     if isinstance(bias, Constant) and beta != 1.0:
         bias = constants.multiply(bias, constants.scalar(beta))
     if isinstance(y, Constant) and isinstance(x, Value):

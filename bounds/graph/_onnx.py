@@ -157,14 +157,16 @@ class _Reader:
         for position, node in enumerate(graph.node):
             for name in node.output:
                 if name and producer.setdefault(name, position) != position:
-                    raise ModelError(f"tensor {name!r} is computed twice, by {_title(node)} too")
+                    raise ModelError(
+                        f"tensor {name!r} is computed twice, by {_title(node)} too; export the network again"
+                    )
         known = {info.name for info in graph.input} | {proto.name for proto in graph.initializer}
         known |= {sparse.values.name for sparse in graph.sparse_initializer}
         state: dict[int, int] = {}
         order: list[onnx.NodeProto] = []
         for info in graph.output:
             if info.name not in producer and info.name not in known:
-                raise ModelError(f"output {info.name!r} is computed by no node")
+                raise ModelError(f"output {info.name!r} is computed by no node; export the network again")
             stack = [(producer[info.name], False)] if info.name in producer else []
             while stack:
                 position, finished = stack.pop()
@@ -181,11 +183,13 @@ class _Reader:
                         continue
                     if name not in producer:
                         raise ModelError(
-                            f"{_title(graph.node[position])} reads {name!r}, which nothing computes"
+                            f"{_title(graph.node[position])} reads {name!r}, which nothing computes: it is no input, "
+                            "no stored weight and no node's output; mend the name, or export the network again"
                         )
                     if state.get(producer[name]) == 1:
                         raise ModelError(
-                            f"{_title(graph.node[position])} is part of a cycle through {name!r}"
+                            f"{_title(graph.node[position])} is part of a cycle through {name!r}; "
+                            "export the network again"
                         )
                     stack.append((producer[name], False))
         return order

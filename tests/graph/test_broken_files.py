@@ -119,6 +119,12 @@ def test_shapes_must_fit(read):
     refuse(read, network(weight=np.ones((4, 2), np.float32)), "MatMul (node first)", "[1, 3]", "[4, 2]")
     add = helper.make_node("Add", ["x", "w"], ["y"], name="sum")
     refuse(read, network([add], weight=np.ones((4,), np.float32)), "Add (node sum)")
+    for attributes, words in (({}, "[1, 3] and [4, 2]"), ({"transB": 1}, "[1, 3] and [2, 4]")):
+        gemm = helper.make_node("Gemm", ["x", "w"], ["y"], name="dense", **attributes)
+        made = network([gemm], weight=np.ones((4, 2), np.float32))
+        refuse(read, made, "Gemm (node dense)", f"{words} (after transA and transB)", "mend the shape of the weight")
+    gemm = helper.make_node("Gemm", ["x", "w"], ["y"], name="dense")
+    refuse(read, network([gemm], shape=(1, 2, 3)), "Gemm (node dense)", "expected matrices; flatten")
     reshape = helper.make_node("Reshape", ["x", "s"], ["y"], name="fold")
     made = network([reshape])
     made.graph.initializer.append(numpy_helper.from_array(np.array([2, 2]), "s"))
@@ -138,17 +144,19 @@ def test_tensors_must_be_defined_once_and_without_cycles(read):
         read,
         network([helper.make_node("Relu", ["nowhere"], ["y"], name="first")]),
         "Relu (node first)",
-        "'nowhere'",
+        "'nowhere', which nothing computes",
+        "no stored weight",
+        "export the network again",
     )
-    refuse(read, network(outputs=("z",)), "'z'")
+    refuse(read, network(outputs=("z",)), "'z'", "export the network again")
     loop = [helper.make_node("Add", ["x", "b"], ["a"], name="p"), helper.make_node("Relu", ["a"], ["b"], name="q"),
             helper.make_node("Relu", ["b"], ["y"], name="r")]  # fmt: skip
-    refuse(read, network(loop), "cycle")
+    refuse(read, network(loop), "cycle", "export the network again")
     twice = [
         helper.make_node("Relu", ["x"], ["y"], name="p"),
         helper.make_node("Abs", ["x"], ["y"], name="q"),
     ]
-    refuse(read, network(twice), "twice", "'y'")
+    refuse(read, network(twice), "twice", "'y'", "export the network again")
 
 
 def test_nodes_in_any_order(read):

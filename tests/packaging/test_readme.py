@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from provenn.bounds.graph._onnx import HANDLERS
 from provenn.cli import commands
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,6 +19,7 @@ PAGES = [
     "vnnlib_examples/README.md",
     "docs/architecture.md",
     "docs/decisions.md",
+    "docs/operators.md",
 ]
 
 
@@ -55,3 +57,9 @@ def test_every_option_is_in_the_readme() -> None:
 def test_help_works(command: str) -> None:
     result = CliRunner().invoke(commands, [command, "--help"])
     assert result.exit_code == 0 and result.output.startswith("Usage: ")
+
+
+def test_every_operator_that_is_imported_is_listed_once() -> None:
+    rows = [line for line in (ROOT / "docs/operators.md").read_text().splitlines() if line.startswith("| `")]
+    listed = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(listed) == sorted(HANDLERS)

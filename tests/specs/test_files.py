@@ -105,8 +105,12 @@ def test_malformed_instances(tmp_path, text):
 def test_no_instances(tmp_path):
     with pytest.raises(InputError, match="no instances"):
         read_instances(tmp_path)
-    with pytest.raises(InputError, match="no such file"):
-        read_instances(tmp_path / "x.csv")
+    with pytest.raises(InputError, match=r"x: no such folder or file; name an instances\.csv or a folder that has one"):
+        read_instances(tmp_path / "x")
+    for content, text in ((b"\x08\x07\0,1,2\n", "a binary file; name an"), (b"net\n", "got 1 columns, .*; name an")):
+        (tmp_path / "net.onnx").write_bytes(content)
+        with pytest.raises(InputError, match=f"net.onnx.*{text} instances.csv"):
+            read_instances(tmp_path / "net.onnx")
     for text in ("", "onnx,vnnlib,timeout\n", "\n\n"):
         (tmp_path / "instances.csv").write_text(text)
         with pytest.raises(InputError, match=r"instances.csv: has no instances"):

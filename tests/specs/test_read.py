@@ -213,3 +213,14 @@ def test_violated_rejects_what_is_no_element():
     assert not query.violated(np.zeros(2), np.array([-np.inf, 0, 0]))
     with pytest.raises(ValueError, match="expected 2 and 3"):
         query.violated(np.zeros(3), np.zeros(3))
+
+
+def test_commands_to_a_solver_state_nothing():
+    """As SMT-LIB files begin and end; what they name is not read."""
+    before = "(set-logic QF_LRA)\n(set-option :produce-models true)\n(set-info :status unsat)\n"
+    after = "(check-sat)\n(get-model)\n(get-value (X_0 Y_0 (+ Y_0 1) (<= Y_0 0) (or (<= Y_0 0) (<= Y_0 1))))\n(exit)\n"
+    plain = DECLARE + BOX + "(assert (or (<= Y_0 2) (and (<= Y_0 3) (>= Y_1 0))))\n"
+    with_commands, without = parse_query((before + plain + after).encode(), "p"), parse_query(plain.encode(), "p")
+    assert with_commands.clause_count == without.clause_count == 2
+    for one, other in zip(with_commands.batches(9), without.batches(9), strict=True):
+        assert (one.threshold == other.threshold).all() and (one.column == other.column).all()
