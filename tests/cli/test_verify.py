@@ -114,7 +114,7 @@ def test_a_failure_is_one_line(shell: Shell, behaviour: str, out: str, code: int
         (["bench", ".", "-o", "r.csv", "--timeout", "0"], 2, "--timeout=0.0, expected a positive"),
         (["bench", ".", "-o", "r.csv", "--seed", "-1"], 2, "--seed=-1, expected 0 to"),
         (["inspect", "none.onnx"], 1, "cannot read network 'none.onnx'"),
-        (["bench", "nowhere", "-o", "r.csv"], 1, "nowhere: no such file"),
+        (["bench", "nowhere", "-o", "r.csv"], 1, "nowhere: no such folder or file; name an instances.csv"),
         (["prove"], 2, "No such command 'prove'"),
     ],
 )
