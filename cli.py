@@ -44,10 +44,8 @@ def _existing(_context: click.Context, parameter: click.Parameter, value: str) -
 
 def _options(**given: Any) -> Options:
     """The options that the command line gives, checked before any work; a wrong one is named by its flag."""
-    from provenn.verifier.options import Options, available_threads
+    from provenn.verifier.options import Options
 
-    if given["threads"] is not None:  # more than there are only wait for each other
-        given["threads"] = min(given["threads"], available_threads())
     try:
         return Options(**given)
     except InputError as wrong:

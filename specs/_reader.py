@@ -17,7 +17,7 @@ from provenn.specs._files import read_bytes, resolve
 from provenn.specs._formula import Table
 from provenn.specs._nested import read_rest
 from provenn.specs._query import Query
-from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens, blank_comments, scan
+from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens, Unclosed, plain, scan
 from provenn.specs._source import Source
 from provenn.specs._stream import AND, ASSERT, ATOM, CONJUNCTION, OR, TABLE, Stream
 
@@ -53,7 +53,10 @@ def parse_query(
 ) -> Query:
     """Read a property from its (uncompressed) text; see `read_query`."""
     source = Source(Path(path), data)
-    text = blank_comments(data)
+    try:
+        text = plain(data)
+    except Unclosed as error:
+        raise source.error(error.offset, str(error)) from None
     version = _VERSION_2.search(text, 0, 4096)
     if version:
         raise source.error(

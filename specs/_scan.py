@@ -62,13 +62,39 @@ class Tokens:
         return window
 
 
-def blank_comments(data: bytes) -> bytes:
-    """`data` with comments (`;` to the end of the line) and a byte order mark replaced by blanks."""
+_QUOTED = re.compile(rb';[^\r\n]*|"[^"]*("|\Z)|\|([^|]*)(\||\Z)')
+_SYMBOL = re.compile(rb"[^\s();\"]+")
+
+
+def plain(data: bytes) -> bytes:
+    """`data` with comments (`;` to the end of the line) and a byte order mark replaced by blanks, strings by one word,
+    and `|symbols|` by what they quote where that is a word. Nothing moves; Unclosed says where a quote is open."""
     if data.startswith(b"\xef\xbb\xbf"):
         data = b"   " + data[3:]
+    if b'"' in data or b"|" in data:
+        return _QUOTED.sub(_unquoted, data)
     if b";" not in data:
         return data
     return re.sub(rb";[^\r\n]*", lambda found: b" " * len(found.group()), data)
+
+
+class Unclosed(Exception):
+    """A string or a quoted symbol has no end; ``offset`` is where it begins."""
+
+    def __init__(self, offset: int):
+        super().__init__("this quote is not closed; close it or remove it")
+        self.offset = offset
+
+
+def _unquoted(found: re.Match[bytes]) -> bytes:
+    text = found.group()
+    if text.startswith(b";"):
+        return b" " * len(text)
+    if len(text) < 2 or text[-1:] != text[:1]:
+        raise Unclosed(found.start())
+    if text.startswith(b"|") and _SYMBOL.fullmatch(text, 1, len(text) - 1):
+        return b" " + text[1:-1] + b" "
+    return b"'" * len(text)
 
 
 def scan(data: bytes) -> Tokens:

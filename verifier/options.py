@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -16,6 +17,8 @@ BRANCHING = ("all", "neurons", "none")
 SPLIT_POINTS = ("optimised", "midpoint")
 LARGEST_SEED = 2**63 - 1
 """What the generators of torch and numpy both take."""
+LARGEST_COUNT = 2**31 - 1
+"""What everything that counts can count to."""
 LARGEST_NUMBER = 1e30
 """Beyond any clock and any machine, and within every type of number."""
 
@@ -23,6 +26,7 @@ LARGEST_NUMBER = 1e30
 def available_threads() -> int:
     """CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
 
 Rule = tuple[type, Callable[[Any], bool], str]
 """The type of a value, what holds for it, and both in words."""
@@ -33,13 +37,17 @@ def _one_of(names: tuple[str, ...]) -> Rule:
 
 
 def _at_least(least: int, note: str = "") -> Rule:
-    return Integral, lambda value: value >= least, f"a whole number of at least {least}{note}"
+    return (
+        Integral, lambda value: least <= value <= LARGEST_COUNT,
+        f"a whole number of at least {least} and at most {LARGEST_COUNT}{note}",
+    )  # fmt: skip
 
 
 def _positive(unit: str) -> Rule:
     return Real, lambda value: 0 < value < LARGEST_NUMBER, f"a positive number of {unit}"
 
 
+_PLAIN: dict[type, type] = {Integral: int, Real: float}
 _TRUTH: Rule = bool, lambda value: True, "True or False"
 _RULES: dict[str, Rule] = {
     "timeout": _positive("seconds"),
@@ -79,7 +87,7 @@ class Options:
     device: str = "auto"
     """``auto`` (the GPU if there is one and the network is worth it), ``cpu`` or ``cuda``."""
     threads: int | None = None
-    """Threads of torch and onnxruntime; None is what the process may run on."""
+    """Threads of torch and onnxruntime; None, and any more than that, is what the process may run on."""
     memory: float | None = None
     """GB (1e9 bytes) the bounds may plan with; None is what the machine has free."""
     seed: int = 0
@@ -122,9 +130,16 @@ class Options:
             value, (kind, holds, expected) = getattr(self, field.name), _RULES[field.name]
             if value is None and field.default is None:
                 continue
-            # A bool is an int to Python.
-            if isinstance(value, bool) != (kind is bool) or not isinstance(value, kind) or not holds(value):
-                raise InputError(f"Options got {field.name}={value!r}, expected {expected}")
+            # A bool is an int to Python. Narrow types overflow in arithmetic, and torch takes no numbers of numpy.
+            fits = isinstance(value, bool) == (kind is bool) and isinstance(value, kind)
+            with contextlib.suppress(OverflowError):
+                plain = _PLAIN.get(kind, kind)(value) if fits else None
+                if fits and holds(plain):
+                    object.__setattr__(self, field.name, plain)
+                    continue
+            raise InputError(f"Options got {field.name}={value!r}, expected {expected}")
+        if self.threads is not None:  # more than there are only wait for each other
+            object.__setattr__(self, "threads", min(self.threads, available_threads()))
 
     def as_dict(self) -> dict[str, object]:
         """The options by name, as the JSON report shows them."""

@@ -98,7 +98,7 @@ def test_a_failure_is_one_line(shell: Shell, behaviour: str, out: str, code: int
         (
             ["verify", "net.onnx", "prop.vnnlib", "--threads", "0"],
             2,
-            "--threads=0, expected a whole number of at least 1; leave it out",
+            "--threads=0, expected a whole number of at least 1 and at most 2147483647; leave it out",
         ),
         (
             ["verify", "net.onnx", "prop.vnnlib", "--memory", "0"],

@@ -95,6 +95,14 @@ def test_counts_of_another_network():
         parse_query(GOOD.encode(), "p", element_type="int64")
 
 
+@pytest.mark.parametrize("quote", ['"', "|"])
+def test_an_open_quote_is_refused_with_its_place(quote):
+    text = GOOD + f"(set-info :source {quote}a)\n(assert (<= Y_0 1))"
+    place = GOOD.count("\n") + 1
+    with pytest.raises(PropertyError, match=rf"^p:{place}:\d+: this quote is not closed"):
+        parse_query(text.encode(), "p")
+
+
 def test_version_2_is_refused_by_name():
     for text in (
         "; new\n(vnnlib-version <2.0>)\n(declare-network f)",

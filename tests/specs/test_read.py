@@ -179,6 +179,18 @@ def test_layout_is_free():
     assert rows == [(0, [1, 0, 0], pytest.approx(-0.01)), (1, [0, 0, 1], 0.5), (2, [0, -1, 0], -1.0)]
 
 
+def test_quotes_are_words():
+    """What stands in a string is no assertion and no comment; a quoted name is the name."""
+    plain = dense(only(parse("(assert (<= Y_0 0.5))")))
+    for text in (
+        '(set-info :source "a) (assert (<= Y_1 1)) (b") (assert (<= Y_0 0.5))',
+        '(set-info :source "x;y" ) (assert (<= Y_0 0.5)) (set-info :a "b\n;")',
+        '(set-info :source "a; b")\n(assert (<= Y_0 0.5))',
+        '(set-info :source |a; (b|)\n(assert (<= |Y_0| 0.5)) ; "not closed, but a comment',
+    ):
+        assert dense(only(parse(text))) == plain
+
+
 def test_deep_nesting():
     depth = 5_000  # Python's own limit is 1,000
     alternating = "(and (<= Y_0 1) (or (<= Y_1 0) " * depth + "(<= Y_2 0)" + "))" * depth
