@@ -18,6 +18,7 @@ from provenn.bounds.graph._graph import Node
 from provenn.bounds.ops import prepare, relaxation
 from provenn.bounds.ops._bracketed import BRACKETED
 from provenn.bounds.ops._operator import Prepared, Univariate
+from provenn.bounds.ops.slopes import SEARCHED
 from provenn.verifier import point_store
 
 Reader = tuple[Univariate, Prepared]
@@ -131,7 +132,7 @@ class Table:
         return torch.where(together.amax(0) - together.amin(0) > JUMP, nearest, mixed)
 
 
-SLOW = frozenset(operator.name for operator in BRACKETED)
+SLOW = frozenset(operator.name for operator in (*BRACKETED, *SEARCHED))
 """Their slopes are sought in a bracket within a search: some ten seconds for a table."""
 
 PERIODS = {"sin": 2 * math.pi, "cos": 2 * math.pi}

@@ -17,8 +17,10 @@ from provenn.bounds.ops import (
     pieces,
     piecewise,
     products,
+    slopes,
     smooth,
     softmax,
+    steps,
     structure,
 )
 from provenn.bounds.ops._operator import LinearOperator as LinearOperator
@@ -28,7 +30,9 @@ from provenn.bounds.ops._operator import Plane as Plane
 from provenn.bounds.ops._operator import Prepared as Prepared
 from provenn.bounds.ops._operator import Univariate as Univariate
 
-_FAMILIES = (structure, linear, conv, discrete, opaque, pieces, piecewise, smooth, softmax, minmax, products)
+_FAMILIES = (
+    structure, linear, conv, discrete, opaque, pieces, piecewise, smooth, steps, slopes, softmax, minmax, products,
+)  # fmt: skip
 
 OPS: dict[str, Operator] = {record.name: record for family in _FAMILIES for record in family.OPERATORS}
 

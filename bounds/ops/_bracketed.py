@@ -19,6 +19,8 @@ Candidates = list[tuple]
 # Points of a table of f' on a piece where it is monotone, and steps along chords of f' in a bracket of two of them: in
 # float32 the first step is as exact as numbers are.
 NODES, CHORDS = 4097, {torch.float64: 3, torch.float32: 1}
+# A reach beyond which nodes are evenly spaced in the inverse of the hyperbolic sine.
+_FAR = 100.0
 
 
 def softplus(p: Prepared, x: Tensor) -> Tensor:
@@ -28,19 +30,25 @@ def softplus(p: Prepared, x: Tensor) -> Tensor:
 
 @cache
 def _nodes(
-    derivative: Callable, ends: tuple[float, ...], piece: int, dtype: torch.dtype, device: torch.device
+    derivative: Callable, ends: tuple[float, ...], piece: int, rises: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Points of a piece where f' is monotone, evenly spaced, and f' there, rising."""
-    x = torch.linspace(ends[piece], ends[piece + 1], NODES, dtype=torch.float64)
-    if piece != 1:
+    """Points of a piece where f' is monotone, and f' there, rising: evenly spaced, farther apart where they are many
+    units away."""
+    if max(ends) > _FAR:
+        x = torch.linspace(math.asinh(ends[piece]), math.asinh(ends[piece + 1]), NODES, dtype=torch.float64).sinh()
+    else:
+        x = torch.linspace(ends[piece], ends[piece + 1], NODES, dtype=torch.float64)
+    if not rises:
         x = x.flip(0)
     x = x.to(dtype).to(device)
     rising = torch.cummax(derivative(None, x), 0).values
     return x, rising
 
 
-def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: float) -> Callable:
-    """Candidates from a table on the three pieces of ``[-reach, reach]`` where f' is monotone.
+def bracketed(
+    derivative: Callable, inflections: tuple[float, ...], reach: float, first_rises: bool = False
+) -> Callable:
+    """Candidates from a table on the pieces of ``[-reach, reach]`` where f' is monotone, by turns falling and rising.
 
     The table gives a bracket of the root of ``f' = k``, one step along the chord of f' a point in it. On the piece the
     difference ``f - k x`` changes between that point and the root by at most ``|f' - k|`` at the point times the
@@ -53,16 +61,17 @@ def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: fl
         eps = torch.finfo(lower.dtype).eps
         lower, upper, slope = torch.broadcast_tensors(lower, upper, slope)
         found: Candidates = []
-        for piece in range(3):
+        for piece in range(len(ends) - 1):
+            rises = (piece % 2 == 0) == first_rises
             start, stop = lower.clamp(ends[piece], ends[piece + 1]), upper.clamp(ends[piece], ends[piece + 1])
             noise = 64 * eps * (1 + torch.maximum(start.abs(), stop.abs())) * (stop - start)
-            x, rising = _nodes(derivative, ends, piece, lower.dtype, lower.device)
+            x, rising = _nodes(derivative, ends, piece, rises, lower.dtype, lower.device)
             place = torch.searchsorted(rising, slope.contiguous()).clamp(1, NODES - 1)
-            one, two = (x[place - 1], x[place]) if piece == 1 else (x[place], x[place - 1])
+            one, two = (x[place - 1], x[place]) if rises else (x[place], x[place - 1])
             low, high = torch.minimum(torch.maximum(one, start), stop), torch.minimum(torch.maximum(two, start), stop)
             first, last = derivative(p, low) - slope, derivative(p, high) - slope
             # Without a change of sign there is no root but for rounding: the end with the smaller difference will do.
-            bracketed = torch.sign(first) != torch.sign(last)
+            crossing = torch.sign(first) != torch.sign(last)
             for step in range(CHORDS[lower.dtype]):
                 if step:
                     first, last = derivative(p, low) - slope, derivative(p, high) - slope
@@ -72,7 +81,7 @@ def _bracketed(derivative: Callable, inflections: tuple[float, float], reach: fl
                 # The root is on the side where the sign changes; both ends move towards it.
                 left = torch.sign(rest) == torch.sign(last)
                 low, high = torch.where(left, low, point), torch.where(left, point, high)
-            found.append((point, torch.where(bracketed, rest.abs() * (high - low), 0.0) + noise))
+            found.append((point, torch.where(crossing, rest.abs() * (high - low), 0.0) + noise))
         return found
 
     return candidates
@@ -91,7 +100,7 @@ def _with_tails(bracket: Callable, reach: float) -> Callable:
 def _bracketed_record(
     name: str, evaluate: Callable, derivative: Callable, inflection: tuple[float, float], reach: float, error
 ) -> Univariate:
-    bracket = _bracketed(derivative, inflection, reach)
+    bracket = bracketed(derivative, inflection, reach)
     return record(
         name,
         evaluate,
