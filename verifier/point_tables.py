@@ -144,7 +144,8 @@ def key(readers: Sequence[Reader]) -> str | None:
     parts = set()
     for operator, prepared in readers:
         try:
-            constants = {name: _only(value) for name, value in sorted(prepared.node.attributes.items())}
+            given = sorted(prepared.node.attributes.items())
+            constants = {name: _only(value) for name, value in given if name != "slope_radius"}
         except ValueError:
             return None
         if operator.tables:

@@ -34,6 +34,8 @@ class Match:
     outer: Constant = ONE
     attributes: dict[str, Any] = field(default_factory=dict)
     radius: float = 0.0
+    slope_radius: float = 0.0
+    """How far the file's function and ``operator`` are apart in their slopes, at most; kept as the node's attribute."""
     undefined: bool = False
     """Whether what is written is no number somewhere: replaced where everything that follows is none there, too."""
 
@@ -136,7 +138,8 @@ def _append(nodes: list[Node], node: Node, found: Match) -> int:
     """Append the nodes of a match in the place of a node; return where the value is."""
     argument = _scale(nodes, node, found.source, found.inner, 0.0)
     if found.operator != "identity":
-        made = replace(node, operator=found.operator, inputs=(argument,), attributes=found.attributes)
+        attributes = dict(found.attributes) | ({"slope_radius": found.slope_radius} if found.slope_radius else {})
+        made = replace(node, operator=found.operator, inputs=(argument,), attributes=attributes)
         nodes.append(made)
         argument = len(nodes) - 1
     size = abs(float(found.outer.value)) + (0.0 if found.outer.radius is None else float(found.outer.radius))

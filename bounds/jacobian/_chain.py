@@ -149,9 +149,7 @@ class Chain:
         if x.radius is None and weight.radius is None:
             flat = x.value.reshape(-1, x.shape[-1]).astype(np.float64)
             made, radius = self.matrices.product(flat, self.matrices.form(weight.value))
-            made, radius = (
-                a if a is None or isinstance(a, np.ndarray) else a.toarray() for a in (made, radius)
-            )
+            made, radius = _dense(made), None if radius is None else _dense(radius)
             return Constant(made.reshape(shape), None, None if radius is None else radius.reshape(shape))
         return self.folded("linear", x, shape, weight=weight.value, weight_radius=weight.radius)
 
@@ -195,16 +193,20 @@ class Chain:
 
     def unary(self, operator: str, x: Value, **attributes: Any) -> Value:
         """An elementwise operator whose attributes are numbers or constants that broadcast with x."""
-        made = {
+        made: dict[str, Any] = {
             name: v if name in ("exponent", "axis") else np.asarray(v, np.float64)
             for name, v in attributes.items()
         }
-        return self.builder.unary(operator, x, **made)
+        return self.builder.emit(operator, (x,), x.shape, **made)
 
     def finished(self, output: Operand) -> Graph:
         """The graph whose output is an operand."""
         value = self.builder.value(output)
         return replace(self.graph, nodes=tuple(self.builder.nodes), outputs=(value.index,))
+
+
+def _dense(matrix: Any) -> np.ndarray:
+    return matrix if isinstance(matrix, np.ndarray) else matrix.toarray()
 
 
 def _shaped(constant: Constant, shape: tuple[int, ...]) -> Constant:

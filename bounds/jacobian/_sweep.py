@@ -67,9 +67,9 @@ def vector_jacobian(graph: Graph, vectors: np.ndarray, inputs: Positions = None)
         if index in graph.inputs:
             found[index] = g
             continue
-        for operand, part in zip(node.inputs, _reverse(chain, node, index, g), strict=True):
-            if part is not None and varies[operand]:
-                received.setdefault(operand, []).append(part)
+        for operand, given in zip(node.inputs, _reverse(chain, node, index, g), strict=True):
+            if given is not None and varies[operand]:
+                received.setdefault(operand, []).append(given)
     pieces: list[Operand] = []
     for index in graph.inputs:
         size = graph.nodes[index].size

@@ -33,6 +33,10 @@ from provenn.bounds.propagate.sieve import Sieve
 CACHE_ELEMENTS = 1 << 18
 # Rows of a value to be bounded together, if it has so many, when domains are counted.
 ROWS = 32
+# Linear operators that only move elements: boxes move with them.
+MOVES = frozenset({"reshape", "transpose", "index", "concat"})
+# Operators that are constant between their break points: the image of a settled element is a number.
+_FLAT = frozenset({"sign", "step", "pulse"})
 # Operators with one break point, at 0: once the sign of an element is settled its box matters no more.
 _BY_SIGN = frozenset({"relu", "leaky_relu", "prelu", "abs"})
 # Multiplications of one row's pass from which it pays to ask for one side of the boxes first.
@@ -66,12 +70,21 @@ def unstable(plan: Plan, value: int, box: Box) -> Tensor:
 
 def wanted(plan: Plan, value: int, box: Box) -> Tensor:
     """Which elements ``[domains, *shape]`` of a value need a tight box: those read with a gap, and all where an
-    elementwise operator passes its image on to another relaxation, whose box is made from this one."""
+    elementwise operator passes its image on to another relaxation, moved or not, whose box is made from this one."""
     for index in plan.consumers[value]:
-        passes = isinstance(plan.operators[index], Univariate) and not plan.linear[index]
-        if passes and any(not plan.linear[i] for i in plan.consumers[index]):
+        operator = plan.operators[index]
+        passes = isinstance(operator, Univariate) and not plan.linear[index] and operator.name not in _FLAT
+        if passes and _relaxed_behind(plan, index):
             return box[1] > box[0]
     return unstable(plan, value, box)
+
+
+def _relaxed_behind(plan: Plan, index: int) -> bool:
+    """Whether a relaxation reads a value, or what that is moved to."""
+    return any(
+        not plan.linear[i] or (plan.operators[i].name in MOVES and _relaxed_behind(plan, i))
+        for i in plan.consumers[index]
+    )
 
 
 def one_hot(plan: Plan, value: int, elements: Tensor) -> Tensor:
@@ -431,6 +444,9 @@ _BY_IMAGE = frozenset({"max", "min", "window_max"})
 def interval_suffices(plan: Plan, value: int) -> bool:
     """Whether a backward pass could not improve the interval of a value: it is exact, or an image of boxes."""
     operator = plan.operators[value]
+    operands = plan.graph.nodes[value].inputs
+    if operator.name in MOVES and all(i not in plan.graph.inputs and interval_suffices(plan, i) for i in operands):
+        return True
     return isinstance(operator, Univariate) or operator.name in _BY_IMAGE or interval_is_exact(plan, value)
 
 
