@@ -65,6 +65,22 @@ def _elu(alpha: float, gamma: float = 1.0, inner: float = 1.0) -> Function:
 
 _GELU = math.sqrt(2 / math.pi)
 _PI = math.pi
+
+
+def _hard_swish_slope(x: np.ndarray) -> np.ndarray:
+    return np.where(x <= -3, 0.0, np.where(x < 3, 2 * x + 3, 6.0))
+
+
+def _gelu_tanh_slope(x: np.ndarray) -> np.ndarray:
+    u = 2 * _GELU * (x + 0.044715 * x**3)
+    return _sigmoid(u) * (1 + x * _sigmoid(-u) * 2 * _GELU * (1 + 3 * 0.044715 * x * x))
+
+
+def _mish_slope(x: np.ndarray) -> np.ndarray:
+    t = np.tanh(_softplus(x))
+    return t + x * (1 - t * t) * _sigmoid(x)
+
+
 CASES = (
     Case("relu", lambda x: np.maximum(x, 0), shape="convex"),
     Case(
@@ -132,6 +148,35 @@ CASES = (
     Case("floor", np.floor),
     Case("ceil", np.ceil),
     Case("round", np.round, (0.5,)),
+    Case(
+        "step", lambda x: np.where(x > 0, 1.0, 0.0), constants={"left": _constant(0.0), "right": _constant(1.0)}
+    ),
+    Case(
+        "pulse",
+        lambda x: ((x > -1) & (x < 2)).astype(float),
+        (-1.0, 2.0),
+        {"lower": _constant(-1.0), "upper": _constant(2.0)},
+    ),
+    Case("hard_swish_slope", _hard_swish_slope, (-3.0, -1.5, 3.0)),
+    Case(
+        "elu_slope",
+        lambda x: np.where(x > 0, 1.0, 1.7 * np.exp(np.minimum(x, 0))),
+        constants={"height": _constant(1.7), "scale": _constant(1.0)},
+    ),
+    Case("sigmoid_slope", lambda x: _sigmoid(x) * _sigmoid(-x)),
+    Case("tanh_slope", lambda x: 4 * _sigmoid(2 * x) * _sigmoid(-2 * x)),
+    Case("erf_slope", lambda x: np.exp(-x * x) * (2 / math.sqrt(_PI))),
+    Case("atan_slope", lambda x: 1 / (1 + x * x)),
+    Case("softsign_slope", lambda x: (1 + np.abs(x)) ** -2.0),
+    Case("tan_slope", lambda x: np.cos(x) ** -2.0, domain=(-1.55, 1.55), shape="convex"),
+    Case(
+        "gelu_slope",
+        lambda x: 0.5 * (1 + erf(x / math.sqrt(2))) + x * np.exp(-0.5 * x * x) / math.sqrt(2 * _PI),
+        (-2.0, 0.0, 2.0),
+    ),
+    Case("gelu_tanh_slope", _gelu_tanh_slope, (-2.0135, 0.0, 2.0135)),
+    Case("silu_slope", lambda x: _sigmoid(x) * (1 + x * _sigmoid(-x)), (-3.4358, 0.0, 3.4358)),
+    Case("mish_slope", _mish_slope, (-3.2673, 0.0, 2.1148)),
 )
 """``pieces`` is missing: its tables are made of data."""
 

@@ -19,8 +19,6 @@ Candidates = list[tuple]
 # Points of a table of f' on a piece where it is monotone, and steps along chords of f' in a bracket of two of them: in
 # float32 the first step is as exact as numbers are.
 NODES, CHORDS = 4097, {torch.float64: 3, torch.float32: 1}
-# A reach beyond which nodes are evenly spaced in the inverse of the hyperbolic sine.
-_FAR = 100.0
 
 
 def softplus(p: Prepared, x: Tensor) -> Tensor:
@@ -32,12 +30,8 @@ def softplus(p: Prepared, x: Tensor) -> Tensor:
 def _nodes(
     derivative: Callable, ends: tuple[float, ...], piece: int, rises: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Points of a piece where f' is monotone, and f' there, rising: evenly spaced, farther apart where they are many
-    units away."""
-    if max(ends) > _FAR:
-        x = torch.linspace(math.asinh(ends[piece]), math.asinh(ends[piece + 1]), NODES, dtype=torch.float64).sinh()
-    else:
-        x = torch.linspace(ends[piece], ends[piece + 1], NODES, dtype=torch.float64)
+    """Points of a piece where f' is monotone, evenly spaced, and f' there, rising."""
+    x = torch.linspace(ends[piece], ends[piece + 1], NODES, dtype=torch.float64)
     if not rises:
         x = x.flip(0)
     x = x.to(dtype).to(device)

@@ -28,12 +28,12 @@ _TAIL = 1e-15
 
 
 def _relative(x: Tensor, size: Tensor, growth: Tensor | float = 0.0) -> Tensor:
-    """``(8 + 4 growth)`` roundings of a size."""
+    """``(8 + 4 growth)`` roundings of a size, and what vanishing exponentials lose."""
     info = torch.finfo(x.dtype)
     relative = (8 + 4 * growth) * info.eps
     if isinstance(relative, Tensor):
         relative = relative.clamp(max=1.0)
-    return (size.abs() * relative).nan_to_num(nan=0.0, posinf=0.0) + info.tiny * 4
+    return (size.abs() * relative).nan_to_num(nan=0.0, posinf=0.0) + info.tiny * 1e6
 
 
 def _far(x: Tensor, limit: float = 800.0) -> Tensor:
@@ -41,13 +41,13 @@ def _far(x: Tensor, limit: float = 800.0) -> Tensor:
     return x.clamp(-limit, limit)
 
 
-def _tails(lower: Tensor, upper: Tensor, reach: float, left: float, right: float, apart: float) -> Candidates:
-    """Both ends of the parts of a box beyond the reach, where values are within ``apart`` of the limits."""
+def _flat_tails(slope: Tensor, lower: Tensor, upper: Tensor, reach: float, right: float) -> Candidates:
+    """Both ends of the parts of a box beyond the reach, where values are within ``_TAIL`` of their limits."""
     found: Candidates = []
     for point in (lower, upper.clamp(max=-reach)):
-        found.append((torch.where(lower < -reach, point, torch.nan), left - apart, left + apart))
+        found.append((torch.where(lower < -reach, point, torch.nan), -_TAIL, _TAIL))
     for point in (upper, lower.clamp(min=reach)):
-        found.append((torch.where(upper > reach, point, torch.nan), right - apart, right + apart))
+        found.append((torch.where(upper > reach, point, torch.nan), right - _TAIL, right + _TAIL))
     return found
 
 
@@ -61,7 +61,7 @@ def _slope(
     *,
     right: float = 0.0,
     first_rises: bool = False,
-    apart: float = _TAIL,
+    tails: Callable = _flat_tails,
     limits: tuple[float, float] | None = None,
 ) -> Univariate:
     """A function that tends to 0 on the left, to ``right`` on the right; its derivative is monotone between bends."""
@@ -69,7 +69,7 @@ def _slope(
 
     def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
         found: Candidates = [(point, None, cover) for point, cover in bracket(p, slope, lower, upper)]
-        return found + _tails(lower, upper, reach, 0.0, right, apart)
+        return found + tails(slope, lower, upper, reach, right)
 
     return record(
         name, evaluate, candidates, derivative, error=error, breakpoints=lambda p: (0.0,), limits=limits
@@ -119,6 +119,15 @@ def _atan_slope(p: Prepared, x: Tensor) -> Tensor:
 
 def _atan_bend(p: Prepared | None, x: Tensor) -> Tensor:
     return -2 * x / (1 + x * x) ** 2
+
+
+def _cubic_tails(slope: Tensor, lower: Tensor, upper: Tensor, reach: float, right: float) -> Candidates:
+    """``2 x / (1 + x^2)^2 = 2 / x^3 - 4 / x^5 + ..``: the root to the second term is within ``2 / x^3``, which moves
+    the difference by ``f'' / 2 < 3 / x^4`` times its square at most."""
+    info = torch.finfo(lower.dtype)
+    x = (2 / slope.abs().clamp(min=info.tiny)) ** (1 / 3)
+    x = (x - 2 / (3 * x)).clamp(min=reach)
+    return [(-torch.sign(slope) * x, None, 12 * x**-10.0 + info.eps * x**-2.0)]
 
 
 def _softsign_slope(p: Prepared, x: Tensor) -> Tensor:
@@ -280,8 +289,8 @@ ERF_SLOPE = _slope(
     first_rises=True, limits=(0.0, 1.128379167095513),
 )  # fmt: skip
 ATAN_SLOPE = _slope(
-    "atan_slope", _atan_slope, _atan_bend, (-1 / math.sqrt(3), 1 / math.sqrt(3)), 1000.0, _plain_error,
-    first_rises=True, apart=1e-6, limits=(0.0, 1.0),
+    "atan_slope", _atan_slope, _atan_bend, (-1 / math.sqrt(3), 1 / math.sqrt(3)), 50.0, _plain_error,
+    first_rises=True, tails=_cubic_tails, limits=(0.0, 1.0),
 )  # fmt: skip
 SOFTSIGN_SLOPE = record(
     "softsign_slope", _softsign_slope, _softsign_candidates, _softsign_bend, error=_plain_error,

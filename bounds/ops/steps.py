@@ -103,7 +103,7 @@ def _step_lines(
             product = (k * end).masked_fill(k == 0, 0.0)
             info = torch.finfo(product.dtype)
             slack = (value.abs() + product.abs()) * (4 * info.eps) + info.tiny
-            slack = slack.masked_fill(product == 0, 0.0)
+            slack = slack.masked_fill(k == 0, 0.0)
             ends.append(value - product + (slack if better is torch.maximum else -slack))
         offset = better(limit + torch.zeros_like(k), better(*ends))
         fine = torch.isfinite(offset) & torch.isfinite(k) & crosses
@@ -193,10 +193,11 @@ def _interval(record: Univariate):
         assert record.linear is not None
         low, high = image(record, p, lower, upper)
         where, slope, offset = record.linear(p, lower, upper)
-        if isinstance(slope, float) and slope == 0.0:
-            return torch.where(where, offset, low), torch.where(where, offset, high)
-        flat = where & (slope == 0)
-        return torch.where(flat, offset, low), torch.where(flat, offset, high)
+        slope = torch.as_tensor(slope, dtype=lower.dtype, device=lower.device)
+        ends = [(slope * end).masked_fill(slope == 0, 0.0) + offset for end in (lower, upper)]
+        first, last = torch.minimum(*ends), torch.maximum(*ends)
+        pad = (slope != 0) * (torch.maximum(first.abs(), last.abs()) + 8) * (2 * torch.finfo(lower.dtype).eps)
+        return torch.where(where, first - pad, low), torch.where(where, last + pad, high)
 
     return interval
 
