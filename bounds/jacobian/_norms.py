@@ -65,7 +65,7 @@ class NormGraph:
         """
         high = -bounds[:, : self.outputs].double()
         if self.kind != MATRIX:
-            top = torch.nan_to_num(high.amax(1), nan=torch.inf)
+            top = torch.nan_to_num(high.amax(1), nan=torch.inf, posinf=torch.inf)
             return top.clamp(min=0.0) if self.kind == LARGEST else _root(top)
         rows, columns = self.shape
         low = bounds[:, self.outputs :].double().view(-1, rows, columns)
@@ -159,7 +159,7 @@ def _spectral(matrix: Tensor) -> Tensor:
     norm = _root(_up(gram.sum(-1).amax(-1) * (1 + 2 * few) + 1e-300))
     lost = error.pow(2).sum((-2, -1)).sqrt() * (1 + gamma(4 * size * length + 8, matrix.dtype)) + 1e-150
     bound = (norm + lost) / torch.sqrt((1 - apart).clamp(min=0.0)) * (1 + 16 * torch.finfo(matrix.dtype).eps)
-    return torch.nan_to_num(bound, nan=torch.inf)
+    return torch.nan_to_num(bound, nan=torch.inf, posinf=torch.inf)
 
 
 def _up(x: Tensor) -> Tensor:

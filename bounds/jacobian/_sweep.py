@@ -183,7 +183,7 @@ def _chosen(graph: Graph, values: Sequence[int], positions: Positions, what: str
         return np.arange(size)
     found = np.atleast_1d(np.asarray(positions, np.int64))
     if found.ndim != 1 or found.size == 0 or found.min() < 0 or found.max() >= size:
-        given = list(np.ravel(positions))[:8]
+        given = np.ravel(positions).tolist()[:8]
         raise InputError(f"jacobian got {what}={given}, expected positions from 0 to {size - 1}")
     return found
 
