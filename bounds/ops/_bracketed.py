@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -28,15 +29,15 @@ def softplus(p: Prepared, x: Tensor) -> Tensor:
 
 @cache
 def _nodes(
-    derivative: Callable, ends: tuple[float, ...], piece: int, rises: bool, dtype: torch.dtype, device: torch.device
+    derivative: Callable, ends: tuple[float, ...], first_rises: bool, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Points of a piece where f' is monotone, evenly spaced, and f' there, rising."""
-    x = torch.linspace(ends[piece], ends[piece + 1], NODES, dtype=torch.float64)
-    if not rises:
-        x = x.flip(0)
-    x = x.to(dtype).to(device)
-    rising = torch.cummax(derivative(None, x), 0).values
-    return x, rising
+    """Points ``[pieces, NODES]`` of the pieces where f' is monotone, evenly spaced, and f' there, rising."""
+    pieces = []
+    for piece, (start, stop) in enumerate(pairwise(ends)):
+        x = torch.linspace(start, stop, NODES, dtype=torch.float64)
+        pieces.append(x if (piece % 2 == 0) == first_rises else x.flip(0))
+    nodes = torch.stack(pieces).to(dtype).to(device)
+    return nodes, torch.cummax(derivative(None, nodes), 1).values
 
 
 def bracketed(
@@ -47,36 +48,38 @@ def bracketed(
     The table gives a bracket of the root of ``f' = k``, one step along the chord of f' a point in it. On the piece the
     difference ``f - k x`` changes between that point and the root by at most ``|f' - k|`` at the point times the
     bracket's width, and a wrong turn at a rounding error e of f' costs at most e times the piece: both are added to
-    the values.
+    the values. All pieces are sought in at once, in an axis in front.
     """
     ends = (-reach, *inflections, reach)
 
     def candidates(p: Prepared, slope: Tensor, lower: Tensor, upper: Tensor) -> Candidates:
         eps = torch.finfo(lower.dtype).eps
         lower, upper, slope = torch.broadcast_tensors(lower, upper, slope)
-        found: Candidates = []
-        for piece in range(len(ends) - 1):
-            rises = (piece % 2 == 0) == first_rises
-            start, stop = lower.clamp(ends[piece], ends[piece + 1]), upper.clamp(ends[piece], ends[piece + 1])
-            noise = 64 * eps * (1 + torch.maximum(start.abs(), stop.abs())) * (stop - start)
-            x, rising = _nodes(derivative, ends, piece, rises, lower.dtype, lower.device)
-            place = torch.searchsorted(rising, slope.contiguous()).clamp(1, NODES - 1)
-            one, two = (x[place - 1], x[place]) if rises else (x[place], x[place - 1])
-            low, high = torch.minimum(torch.maximum(one, start), stop), torch.minimum(torch.maximum(two, start), stop)
-            first, last = derivative(p, low) - slope, derivative(p, high) - slope
-            # Without a change of sign there is no root but for rounding: the end with the smaller difference will do.
-            crossing = torch.sign(first) != torch.sign(last)
-            for step in range(CHORDS[lower.dtype]):
-                if step:
-                    first, last = derivative(p, low) - slope, derivative(p, high) - slope
-                share = torch.nan_to_num(first / (first - last), nan=0.5).clamp(0.0, 1.0)
-                point = torch.minimum(torch.maximum(low + (high - low) * share, low), high)
-                rest = derivative(p, point) - slope
-                # The root is on the side where the sign changes; both ends move towards it.
-                left = torch.sign(rest) == torch.sign(last)
-                low, high = torch.where(left, low, point), torch.where(left, point, high)
-            found.append((point, torch.where(crossing, rest.abs() * (high - low), 0.0) + noise))
-        return found
+        limits = torch.tensor(ends, dtype=lower.dtype, device=lower.device)
+        limits = limits.view(-1, *(1 for _ in lower.shape))
+        start, stop = (torch.minimum(torch.maximum(end, limits[:-1]), limits[1:]) for end in (lower, upper))
+        noise = 64 * eps * (1 + torch.maximum(start.abs(), stop.abs())) * (stop - start)
+        x, rising = _nodes(derivative, ends, first_rises, lower.dtype, lower.device)
+        place = torch.searchsorted(rising, slope.reshape(1, -1).expand(len(x), -1).contiguous()).clamp(
+            1, NODES - 1
+        )
+        one, two = (x.gather(1, at).view(start.shape) for at in (place - 1, place))
+        low = torch.minimum(torch.maximum(torch.minimum(one, two), start), stop)
+        high = torch.minimum(torch.maximum(torch.maximum(one, two), start), stop)
+        first, last = derivative(p, low) - slope, derivative(p, high) - slope
+        # Without a change of sign there is no root but for rounding: the end with the smaller difference will do.
+        crossing = torch.sign(first) != torch.sign(last)
+        for step in range(CHORDS[lower.dtype]):
+            if step:
+                first, last = derivative(p, low) - slope, derivative(p, high) - slope
+            share = torch.nan_to_num(first / (first - last), nan=0.5).clamp(0.0, 1.0)
+            point = torch.minimum(torch.maximum(low + (high - low) * share, low), high)
+            rest = derivative(p, point) - slope
+            # The root is on the side where the sign changes; both ends move towards it.
+            left = torch.sign(rest) == torch.sign(last)
+            low, high = torch.where(left, low, point), torch.where(left, point, high)
+        cover = torch.where(crossing, rest.abs() * (high - low), 0.0) + noise
+        return list(zip(point.unbind(0), cover.unbind(0), strict=True))
 
     return candidates
 
