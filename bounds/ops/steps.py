@@ -69,9 +69,10 @@ def _step_hulls(p: Prepared, lower: Tensor, upper: Tensor) -> tuple[Box, Box]:
 
 
 def _step_start(p: Prepared, lower: Tensor, upper: Tensor) -> Box:
-    below, above = _step_hulls(p, lower, upper)
-    right = lower + upper > 0
-    return torch.where(right, below[1], below[0]), torch.where(right, above[1], above[0])
+    """Constant lines: planes of products with a step are then between 0 and the other factor. Tilted ones of least area
+    leave the range of the step, and a product's planes with it (docs/decisions.md has the figures)."""
+    zero = torch.zeros_like(lower)
+    return zero, zero
 
 
 def _step_slopes(p: Prepared, lower: Tensor, upper: Tensor) -> Lines:

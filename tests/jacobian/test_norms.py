@@ -77,7 +77,7 @@ def test_sampled_gradients_of_random_graphs_never_exceed_the_bounds(group: int, 
 @pytest.mark.skipif(not EXPECTED.is_file(), reason="no benchmark suite here")
 @pytest.mark.parametrize("steps", [0, 5])
 def test_bounds_are_not_below_exact_constants(steps: int) -> None:
-    """And not far above them on finite boxes: 2.3 times at the root without optimised slopes, 1.9 with."""
+    """And not far above them on finite boxes: 2.4 times at the root without optimised slopes, 1.9 with."""
     checked = 0
     with EXPECTED.open(newline="") as file:
         for row in csv.DictReader(file):
@@ -88,7 +88,7 @@ def test_bounds_are_not_below_exact_constants(steps: int) -> None:
             bound = float(jacobian_norm(graph, *ends, row["norm"], steps=steps))
             assert bound >= least * (1 - 1e-12), row
             if np.isfinite(ends).all():
-                assert bound <= (1.95 if steps else 2.3) * least, row
+                assert bound <= (1.95 if steps else 2.4) * least, row
             checked += 1
     assert checked >= 10
 

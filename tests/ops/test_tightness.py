@@ -30,4 +30,4 @@ def test_starting_lines_leave_the_least_area(case) -> None:
 
 def test_every_operator_of_one_variable_has_a_case() -> None:
     found = {case.name for case in tightness.CASES}
-    assert found | {"pieces"} == {name for name, record in OPS.items() if isinstance(record, Univariate)}
+    assert found | {"pieces", "step"} == {name for name, record in OPS.items() if isinstance(record, Univariate)}
