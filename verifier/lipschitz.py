@@ -1,0 +1,314 @@
+"""Local Lipschitz constants: the largest norm of the Jacobian over a box, between two proven bounds.
+
+The lower bound is the norm at a point, found by sampling and local search; the upper bound is that of a tree of
+splits, whose worst domains are split first until both are close enough. Any time it stops, both hold.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from provenn.bounds.graph import Graph, read_onnx
+from provenn.bounds.graph.lattice import lattice
+from provenn.bounds.jacobian import NormGraph, norm_bounds, norm_graph, unbounded
+from provenn.bounds.jacobian._norms import LARGEST, MATRIX, NORMS, input_boxes
+from provenn.bounds.propagate.interval import Box, interval_boxes
+from provenn.errors import InputError, UnsupportedOperatorError
+from provenn.verifier.gradients import Gradients, finite
+from provenn.verifier.problem import Clauses, Problem
+from provenn.verifier.renewed import Renewed
+from provenn.verifier.root import root_facts
+from provenn.verifier.search import Search
+
+# Rows or columns of which each has a graph of its own.
+APART = 64
+# Rounds of the first local search, and the share of the time that it may take.
+ROUNDS, CLIMB_SHARE = 60, 0.1
+# Steps of slopes at the root and in the tree, domains of a round, seconds of a part's turn.
+ROOT_STEPS, STEPS, BATCH, TURN = 10, 8, 64, 1.0
+# Random moves around the minimisers of a round.
+TRIED = 256
+
+
+@dataclass(frozen=True, eq=False)
+class LipschitzResult:
+    """``lower <= constant <= upper``; ``lower`` is the norm at ``point`` ``[inputs]`` or beside it.
+
+    ``seconds`` is the time taken, ``domains`` how many boxes were bounded.
+    """
+
+    lower: float
+    upper: float
+    point: np.ndarray
+    norm: str
+    seconds: float
+    domains: int
+
+
+def local_lipschitz(
+    network: str | os.PathLike[str] | Graph,
+    lower: np.ndarray | float,
+    upper: np.ndarray | float,
+    norm: str | float = "2",
+    output: int | None = None,
+    *,
+    tolerance: float = 1e-3,
+    timeout: float = 60.0,
+    seed: int = 0,
+    progress: Callable[..., None] | None = None,
+) -> LipschitzResult:
+    """Bound the largest induced ``norm`` (1, 2 or inf) of dY/dX over a box, of one row if ``output`` is given.
+
+    ``lower`` and ``upper`` ``[inputs]`` (or one number for all) may be infinite: then there is no tree. The largest
+    norm is that over all points of the box and beside it at which the network is differentiable. Ends when ``upper <=
+    (1 + tolerance) lower`` or after ``timeout`` seconds; bounds hold either way. ``progress(stage, domains=n,
+    bound=b)`` is told the upper bound. Raises InputError for a wrong call, UnsupportedOperatorError where the network
+    jumps. ``upper`` is infinite where its slope may be.
+    """
+    if not (tolerance >= 0 and math.isfinite(tolerance)):
+        raise InputError(f"local_lipschitz got tolerance={tolerance!r}, expected a number of at least 0")
+    graph = differentiable(network)
+    ends = box_of(graph, lower, upper)
+    before = torch.get_num_threads()
+    try:
+        with torch.no_grad():
+            return _Task(graph, *ends, str(norm), output, tolerance, timeout, seed, progress).run()
+    finally:
+        torch.set_num_threads(before)
+
+
+def differentiable(network: str | os.PathLike[str] | Graph) -> Graph:
+    """The graph of a network, maxima as relus, so that they and their derivatives share what they read."""
+    graph = network if isinstance(network, Graph) else read_onnx(network)
+    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
+        name = "the graph" if isinstance(network, Graph) else os.fspath(network)
+        raise InputError(
+            f"{name} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs, expected one of each"
+        )
+    return lattice(graph)
+
+
+def box_of(graph: Graph, lower: np.ndarray | float, upper: np.ndarray | float) -> tuple[Tensor, Tensor]:
+    """Flat float64 ends ``[inputs]``. Raises InputError where they are no box of the graph's input."""
+    size = graph.nodes[graph.inputs[0]].size
+    ends = []
+    for name, end in (("lower", lower), ("upper", upper)):
+        flat = np.asarray(end, np.float64).reshape(-1)
+        if flat.size not in (1, size):
+            raise InputError(f"{name} got {flat.size} numbers, the network has {size} inputs")
+        ends.append(np.broadcast_to(flat, (size,)).copy())
+    wrong = np.flatnonzero(~(ends[0] <= ends[1]))
+    if len(wrong):
+        i = int(wrong[0])
+        raise InputError(f"input {i} got lower={ends[0][i]!r} and upper={ends[1][i]!r}, expected lower <= upper")
+    return torch.from_numpy(ends[0]), torch.from_numpy(ends[1])
+
+
+def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """A box with the closed one in its inside: there kinks on the boundary have both sides."""
+    infinity = torch.full_like(lower, torch.inf)
+    return torch.nextafter(lower, -infinity), torch.nextafter(upper, infinity)
+
+
+class _Task:
+    """One constant to be bounded."""
+
+    def __init__(
+        self, graph: Graph, lower: Tensor, upper: Tensor, norm: str, output: int | None, tolerance: float,
+        timeout: float, seed: int, progress: Callable[..., None] | None,
+    ):  # fmt: skip
+        self.begun = time.monotonic()
+        self.deadline = self.begun + timeout
+        self.tolerance, self.progress = tolerance, progress or (lambda stage, **numbers: None)
+        self.graph, self.output = graph, output
+        self.box = widened(lower, upper)
+        self.rows = graph.nodes[graph.outputs[0]].size
+        self.columns = graph.nodes[graph.inputs[0]].size
+        if output is not None and not 0 <= output < self.rows:
+            raise InputError(f"output got {output!r}, expected a position from 0 to {self.rows - 1}")
+        self.norm = {"1.0": "1", "2.0": "2"}.get(norm, norm)
+        if self.norm not in NORMS:
+            raise InputError(f"norm got {norm!r}, expected one of {', '.join(NORMS)}")
+        self.timeout = timeout
+        self.progress("differentiating", domains=0, bound=None)
+        self.gradients = Gradients(graph, lower, upper, self.norm, output, seed)
+        self.parts: list[_Part] = []
+
+    @property
+    def limit(self) -> float:
+        """What an upper bound has to reach."""
+        return self.gradients.lower * (1 + self.tolerance)
+
+    def run(self) -> LipschitzResult:
+        self.gradients.climb(ROUNDS, self.begun + CLIMB_SHARE * self.timeout)
+        if not finite(*self.box):
+            return self._result(self._unbounded())
+        for made in self._graphs():
+            self.parts.append(_Part(self, made))
+        while True:
+            worst = max(self.parts, key=lambda part: part.upper)
+            self._tell()
+            if worst.upper <= self.limit or time.monotonic() > self.deadline or not worst.advance():
+                break
+        return self._result(max(part.upper for part in self.parts))
+
+    def _tell(self) -> None:
+        self.progress(
+            f"at least {self.gradients.lower:.6g}",
+            domains=sum(part.domains for part in self.parts),
+            bound=max(part.upper for part in self.parts),
+        )
+
+    def _result(self, upper: float) -> LipschitzResult:
+        domains = sum(part.domains for part in self.parts)
+        found = self.gradients
+        upper = max(upper, found.lower)
+        return LipschitzResult(
+            found.lower, upper, found.point.numpy().copy(), self.norm, time.monotonic() - self.begun, domains
+        )
+
+    def _graphs(self) -> list[NormGraph]:
+        """A graph for each row or column sum, where they are few: what the others need is left out."""
+        if self.norm == "inf" and self.output is None and 1 < self.rows <= APART:
+            return [norm_graph(self.graph, "inf", j) for j in range(self.rows)]
+        if self.norm == "1" and 1 < self.columns <= APART:
+            return [norm_graph(self.graph, "1", self.output, [i]) for i in range(self.columns)]
+        return [norm_graph(self.graph, self.norm, self.output)]
+
+    def _unbounded(self) -> float:
+        """Over an infinite box intervals alone are finite."""
+        made = norm_graph(self.graph, self.norm, self.output)
+        bound = float(norm_bounds(made, *self.box, steps=0))
+        if not math.isfinite(bound):
+            named = unbounded(made.graph, interval_boxes(Problem(made.graph, None, torch.device("cpu")).plan(torch.float64), input_boxes(made.graph, *self.box)))  # type: ignore[arg-type]  # fmt: skip
+            if named:
+                raise UnsupportedOperatorError(f"the slope of {named[0]} is not bounded there; take a smaller region")
+        return bound
+
+
+class _Part:
+    """A norm graph with its tree, which is made at its first turn."""
+
+    def __init__(self, task: _Task, made: NormGraph):
+        self.task, self.made = task, made
+        whole = Problem(made.graph, None, torch.device("cpu"))  # type: ignore[arg-type]
+        self.problem = whole.within(task.box[0][None], task.box[1][None])
+        self.bounder: Renewed | None = None
+        self.search: Search | None = None
+        self.facts = root_facts(self.problem, *self.problem.hull, steps=0, deadline=task.deadline)
+        assert self.facts.output is not None
+        self.known = self._measured(None, self.facts.output, torch.zeros(1, dtype=torch.int64))
+        self.stuck = False
+
+    @property
+    def domains(self) -> int:
+        return 1 if self.search is None else self.search.domains
+
+    @property
+    def upper(self) -> float:
+        """A proven upper bound."""
+        if self.search is None or self.bounder is None:
+            return self.known
+        return min(self.known, max(self.bounder.highest, -self.search.bound()))
+
+    def advance(self) -> bool:
+        """Work for one turn; False where nothing is left to split."""
+        task = self.task
+        if self.stuck:
+            return False
+        if self.search is None:
+            self._plant()
+        assert self.search is not None and self.bounder is not None
+        self.bounder.limit = task.limit
+        ended = self.search.run(min(task.deadline, time.monotonic() + TURN))
+        self.stuck = ended == "stuck"
+        return True
+
+    def _plant(self) -> None:
+        task, device = self.task, self.problem.device
+        self.facts = root_facts(
+            self.problem, *self.problem.hull, steps=ROOT_STEPS, deadline=task.deadline, known=self.facts
+        )
+        outputs = self.made.outputs
+        if self.made.kind == LARGEST:
+            rows = -torch.eye(outputs, dtype=torch.float64, device=device).unsqueeze(1)
+        else:  # of a matrix the sum of squares, which a split is chosen by
+            rows = torch.zeros(1, 1, outputs, dtype=torch.float64, device=device)
+            rows[0, 0, self.made.entries.start - 1 if self.made.kind == MATRIX else 0] = -1.0
+        count = len(rows)
+        clauses = Clauses(
+            *self.problem.hull,
+            torch.zeros(count, dtype=torch.int64),
+            rows,
+            torch.zeros(count, 1, dtype=torch.float64),
+        )
+        self.bounder = Renewed(
+            self.problem, clauses, self.facts, self._measure, self._row, steps=STEPS, deadline=task.deadline
+        )
+        self.bounder.attained = self._attained
+        self.search = Search(
+            self.bounder, batch=BATCH, check=self._check, progress=self._progress, interlude=self._done
+        )
+
+    def _measure(self, bound: Tensor, box: Box, clause: Tensor) -> Tensor:
+        """The norm in domains whose row is at least ``bound`` and whose outputs are in ``box``."""
+        made = self.made
+        low, high = (end.flatten(1) for end in box)
+        if made.kind == LARGEST:
+            return torch.fmin(-bound, high.gather(1, clause[:, None])[:, 0]).clamp(min=0)
+        high = high.clone()
+        place = made.entries.start - 1 if made.kind == MATRIX else 0
+        high[:, place] = torch.fmin(high[:, place], -bound)
+        return made.upper(torch.cat([-high, low[:, made.entries]], 1))
+
+    def _measured(self, bound: None, box: Box, clause: Tensor) -> float:
+        """The norm over the whole box by the box of its outputs."""
+        low, high = (end.flatten(1) for end in box)
+        return float(self.made.upper(torch.cat([-high, low[:, self.made.entries]], 1))[0])
+
+    def _row(self, limit: float) -> float:
+        limit = limit * (1 - 1e-6)
+        return -limit if self.made.kind == LARGEST else -limit * limit
+
+    def _check(self, points: Tensor, clause: Tensor) -> bool:
+        """Minimisers of bounds are where the norm may be large."""
+        found = self.task.gradients
+        better = found.take(points)
+        few = points[torch.randperm(len(points), generator=found.generator)[:TRIED]]
+        better |= found.take(found.moved(few.repeat(-(-TRIED // max(1, len(few))), 1)))
+        self._raised(better)
+        return False
+
+    def _attained(self, points: Tensor) -> None:
+        self._raised(self.task.gradients.take(points))
+
+    def _raised(self, better: bool) -> None:
+        if better and self.bounder is not None:
+            self.bounder.limit = self.task.limit
+
+    def _progress(self, domains: int, open_: int, bound: float) -> None:
+        self.task._tell()
+
+    def _done(self) -> bool:
+        return self.upper <= self.task.limit
+
+
+def as_report(result: LipschitzResult) -> dict[str, Any]:
+    """What ``--json`` writes."""
+    return {
+        "lower": result.lower,
+        "upper": result.upper,
+        "point": result.point.tolist(),
+        "norm": result.norm,
+        "seconds": round(result.seconds, 3),
+        "domains": result.domains,
+    }
