@@ -241,9 +241,8 @@ class _Part:
         outputs = self.made.outputs
         if self.made.kind == LARGEST:
             rows = -torch.eye(outputs, dtype=torch.float64, device=device).unsqueeze(1)
-        else:  # of a matrix the sum of squares, which a split is chosen by
-            rows = torch.zeros(1, 1, outputs, dtype=torch.float64, device=device)
-            rows[0, 0, self.made.entries.start - 1 if self.made.kind == MATRIX else 0] = -1.0
+        else:
+            rows = -torch.ones(1, 1, outputs, dtype=torch.float64, device=device)
         count = len(rows)
         clauses = Clauses(
             *self.problem.hull,
@@ -252,8 +251,9 @@ class _Part:
             torch.zeros(count, 1, dtype=torch.float64),
         )
         self.bounder = Renewed(
-            self.problem, clauses, self.facts, self._measure, self._row, steps=STEPS, deadline=task.deadline
-        )
+            self.problem, clauses, self.facts, self._measure, self._row, steps=STEPS, deadline=task.deadline,
+            guide=self._guide if self.made.kind == MATRIX else None,
+        )  # fmt: skip
         self.bounder.attained = self._attained
         self.search = Search(
             self.bounder, batch=BATCH, check=self._check, progress=self._progress, interlude=self._done
@@ -265,10 +265,18 @@ class _Part:
         low, high = (end.flatten(1) for end in box)
         if made.kind == LARGEST:
             return torch.fmin(-bound, high.gather(1, clause[:, None])[:, 0]).clamp(min=0)
-        high = high.clone()
-        place = made.entries.start - 1 if made.kind == MATRIX else 0
-        high[:, place] = torch.fmin(high[:, place], -bound)
+        if made.kind != MATRIX:
+            high = torch.fmin(high, -bound[:, None])
         return made.upper(torch.cat([-high, low[:, made.entries]], 1))
+
+    def _guide(self, box: Box) -> Tensor:
+        """Minus ``u J v`` for the first singular vectors of the middle of the entries' boxes."""
+        rows, columns = self.made.shape
+        low, high = (end.flatten(1)[:, self.made.entries].view(-1, rows, columns) for end in box)
+        u, _, v = torch.linalg.svd(torch.nan_to_num(0.5 * low + 0.5 * high), full_matrices=False)
+        found = low.new_zeros(len(low), 1, self.made.outputs)
+        found[:, 0, self.made.entries] = -(u[:, :, :1] @ v[:, :1]).flatten(1)
+        return found
 
     def _measured(self, bound: None, box: Box, clause: Tensor) -> float:
         """The norm over the whole box by the box of its outputs."""

@@ -17,6 +17,7 @@ from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.alpha import cast
 from provenn.bounds.propagate.intermediate import intermediate_boxes
 from provenn.bounds.propagate.interval import Box
+from provenn.bounds.propagate.optimise import Objective, Optimised
 from provenn.bounds.propagate.plan import Plan
 from provenn.verifier.columns import Columns
 from provenn.verifier.fixed import Fixed
@@ -47,10 +48,12 @@ class Renewed(Fixed):
 
     def __init__(
         self, problem: Problem, clauses: Clauses, facts: Facts, measure: Measure, row: Callable[[float], float],
-        *, steps: int, deadline: float = math.inf,
+        *, steps: int, guide: Callable[[Box], Tensor] | None = None, deadline: float = math.inf,
     ):  # fmt: skip
+        """``guide`` gives, from boxes of the output, rows ``[domains, 1, outputs]`` that splits are chosen by; the
+        measure then reads the boxes alone."""
         super().__init__(problem, clauses, facts, steps=steps, deadline=deadline)
-        self.measure, self.row = measure, row
+        self.measure, self.row, self.guide = measure, row, guide
         self.limit, self.highest = 0.0, -math.inf
         self.attained: Callable[[Tensor], object] = lambda points: None
         """Told points ``[n, inputs]`` of linear regions, may raise the limit."""
@@ -60,15 +63,15 @@ class Renewed(Fixed):
     def threshold(self, fields: Fields) -> Tensor:
         """A row's bound that drops a domain, ``[domains, 1]``."""
         count = fields["clause"].shape[0]
-        return torch.full((count, 1), self.row(self.limit), dtype=torch.float64, device=self.problem.device)
+        enough = self.row(self.limit) if self.guide is None else math.inf
+        return torch.full((count, 1), enough, dtype=torch.float64, device=self.problem.device)
 
     def bound(self, fields: Fields) -> tuple[Fields, Tensor]:
         """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``)."""
         fields, box = self._renewed(self.clip(fields))
         if fields["bound"].numel() == 0:
             return fields, torch.zeros(0, math.prod(self.problem.input_shape), device=self.problem.device)
-        objective, found = self.improved(fields)
-        proof = self.proven(fields, found.parameters)[:, 0]
+        objective, found, proof = self._bounded(fields, box)
         upper = torch.nan_to_num(self.measure(proof, box, fields["clause"]), nan=torch.inf)
         upper = torch.minimum(upper, -fields["bound"])  # the parent's holds as well
         dropped = upper <= self.limit
@@ -83,6 +86,16 @@ class Renewed(Fixed):
             self.choose(kept, found, objective, open_, row)
             kept, points = self._settled(kept, points, open_)
         return kept, points
+
+    def _bounded(self, fields: Fields, box: Box) -> tuple[Objective, Optimised, Tensor]:
+        """The row of every domain with its slopes and multipliers, and its proven bound (-inf of a guiding row)."""
+        if self.guide is None:
+            objective, found = self.improved(fields)
+            return objective, found, self.proven(fields, found.parameters)[:, 0]
+        count = fields["clause"].shape[0]
+        self.rows = self.guide(box).view(count, 1, *self.search.shape(self.target))
+        fields = dict(fields, clause=torch.arange(count, device=self.problem.device))
+        return *self.improved(fields), self.rows.new_full((count,), -torch.inf)
 
     def _settled(self, kept: Fields, points: Tensor, open_: Tensor) -> tuple[Fields, Tensor]:
         """The open domains without those where no split gains anything and the splits leave no point, or none beyond
