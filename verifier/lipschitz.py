@@ -28,6 +28,7 @@ from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.renewed import Renewed
 from provenn.verifier.root import root_facts
 from provenn.verifier.search import Search
+from provenn.verifier.turned import Turned
 
 # Rows or columns of which each has a graph of its own.
 APART = 64
@@ -208,6 +209,7 @@ class _Part:
         assert self.facts.output is not None
         self.known = self._measured(None, self.facts.output, torch.zeros(1, dtype=torch.int64))
         self.stuck = False
+        self.turned: Turned | None = None
 
     @property
     def domains(self) -> int:
@@ -260,23 +262,20 @@ class _Part:
         )
 
     def _measure(self, bound: Tensor, box: Box, clause: Tensor) -> Tensor:
-        """The norm in domains whose row is at least ``bound`` and whose outputs are in ``box``."""
+        """The norm in domains whose rows are at least ``bound`` and whose outputs are in ``box``."""
         made = self.made
         low, high = (end.flatten(1) for end in box)
         if made.kind == LARGEST:
-            return torch.fmin(-bound, high.gather(1, clause[:, None])[:, 0]).clamp(min=0)
+            return torch.fmin(-bound[:, 0], high.gather(1, clause[:, None])[:, 0]).clamp(min=0)
         if made.kind != MATRIX:
-            high = torch.fmin(high, -bound[:, None])
-        return made.upper(torch.cat([-high, low[:, made.entries]], 1))
+            high = torch.fmin(high, -bound)
+        found = made.upper(torch.cat([-high, low[:, made.entries]], 1))
+        return found if self.turned is None else torch.minimum(found, self.turned.upper(bound))
 
     def _guide(self, box: Box) -> Tensor:
-        """Minus ``u J v`` for the first singular vectors of the middle of the entries' boxes."""
-        rows, columns = self.made.shape
-        low, high = (end.flatten(1)[:, self.made.entries].view(-1, rows, columns) for end in box)
-        u, _, v = torch.linalg.svd(torch.nan_to_num(0.5 * low + 0.5 * high), full_matrices=False)
-        found = low.new_zeros(len(low), 1, self.made.outputs)
-        found[:, 0, self.made.entries] = -(u[:, :, :1] @ v[:, :1]).flatten(1)
-        return found
+        """Entries in the directions of singular vectors."""
+        self.turned = Turned(self.made, box)
+        return self.turned.rows()
 
     def _measured(self, bound: None, box: Box, clause: Tensor) -> float:
         """The norm over the whole box by the box of its outputs."""

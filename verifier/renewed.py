@@ -15,10 +15,13 @@ from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.alpha import cast
+from provenn.bounds.propagate.backward import backward
 from provenn.bounds.propagate.intermediate import intermediate_boxes
 from provenn.bounds.propagate.interval import Box
+from provenn.bounds.propagate.lines import relax_all
 from provenn.bounds.propagate.optimise import Objective, Optimised
 from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.columns import Columns
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.pool import Fields
@@ -37,8 +40,8 @@ Measure = Callable[[Tensor, Box, Tensor], Tensor]
 
 
 class Renewed(Fixed):
-    """Bounds a quantity from above: ``measure(bound [domains], box of the output, clause [domains])`` of lower bounds
-    of a row.
+    """Bounds a quantity from above: ``measure(bounds [domains, rows], box of the output, clause [domains])`` of lower
+    bounds of its rows.
 
     Domains of which it is proven to be at most ``limit`` are dropped; ``highest`` is the largest bound of those. The
     field ``bound`` is minus the proven bound. ``row(limit)`` says which bound of the row will do.
@@ -50,8 +53,8 @@ class Renewed(Fixed):
         self, problem: Problem, clauses: Clauses, facts: Facts, measure: Measure, row: Callable[[float], float],
         *, steps: int, guide: Callable[[Box], Tensor] | None = None, deadline: float = math.inf,
     ):  # fmt: skip
-        """``guide`` gives, from boxes of the output, rows ``[domains, 1, outputs]`` that splits are chosen by; the
-        measure then reads the boxes alone."""
+        """``guide`` gives, from boxes of the output, rows ``[domains, rows, outputs]`` in place of the clauses'. The
+        first is improved and chooses splits."""
         super().__init__(problem, clauses, facts, steps=steps, deadline=deadline)
         self.measure, self.row, self.guide = measure, row, guide
         self.limit, self.highest = 0.0, -math.inf
@@ -88,14 +91,21 @@ class Renewed(Fixed):
         return kept, points
 
     def _bounded(self, fields: Fields, box: Box) -> tuple[Objective, Optimised, Tensor]:
-        """The row of every domain with its slopes and multipliers, and its proven bound (-inf of a guiding row)."""
+        """The first row of every domain with its slopes and multipliers, and proven bounds of its rows."""
         if self.guide is None:
             objective, found = self.improved(fields)
-            return objective, found, self.proven(fields, found.parameters)[:, 0]
+            return objective, found, self.proven(fields, found.parameters)
         count = fields["clause"].shape[0]
-        self.rows = self.guide(box).view(count, 1, *self.search.shape(self.target))
-        fields = dict(fields, clause=torch.arange(count, device=self.problem.device))
-        return *self.improved(fields), self.rows.new_full((count,), -torch.inf)
+        rows = self.guide(box).unflatten(2, self.search.shape(self.target))
+        self.rows = rows[:, :1]
+        first = dict(fields, clause=torch.arange(count, device=self.problem.device))
+        objective, found = self.improved(first)
+        inputs = {i: (b[0].expand(count, *b[0].shape[1:]), b[1].expand(count, *b[1].shape[1:])) for i, b in self.facts.inputs.items()}  # fmt: skip
+        lines = relax_all(self.exact, self.target, self.boxes[torch.float64])
+        error = RoundingError(self.exact, self.facts.magnitudes)
+        plain = backward(self.exact, self.target, rows, lines, inputs, error=error).expand(count, -1).clone()
+        plain[:, :1] = torch.fmax(plain[:, :1], self.proven(first, found.parameters))
+        return objective, found, plain
 
     def _settled(self, kept: Fields, points: Tensor, open_: Tensor) -> tuple[Fields, Tensor]:
         """The open domains without those where no split gains anything and the splits leave no point, or none beyond
