@@ -6,11 +6,24 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from provenn.verifier.decide import verify as verify
+    from provenn.verifier.lipschitz import LipschitzResult as LipschitzResult
+    from provenn.verifier.lipschitz import local_lipschitz as local_lipschitz
+    from provenn.verifier.monotone import MonotoneResult as MonotoneResult
+    from provenn.verifier.monotone import prove_monotone as prove_monotone
     from provenn.verifier.options import Options as Options
     from provenn.verifier.result import Result as Result
     from provenn.verifier.result import Witness as Witness
 
-_HOMES = {"Options": "options", "Result": "result", "Witness": "result", "verify": "decide"}
+_HOMES = {
+    "LipschitzResult": "lipschitz",
+    "MonotoneResult": "monotone",
+    "Options": "options",
+    "Result": "result",
+    "Witness": "result",
+    "local_lipschitz": "lipschitz",
+    "prove_monotone": "monotone",
+    "verify": "decide",
+}
 
 
 def __getattr__(name: str) -> object:

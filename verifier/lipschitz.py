@@ -28,6 +28,7 @@ from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.renewed import Renewed
 from provenn.verifier.root import root_facts
 from provenn.verifier.search import Search
+from provenn.verifier.threads import settle_threads
 from provenn.verifier.turned import Turned
 
 # Rows or columns of which each has a graph of its own.
@@ -72,7 +73,7 @@ def local_lipschitz(
     ``lower`` and ``upper`` ``[inputs]`` (or one number for all) may be infinite: then there is no tree. The largest
     norm is that over all points of the box and beside it at which the network is differentiable. Ends when ``upper <=
     (1 + tolerance) lower`` or after ``timeout`` seconds; bounds hold either way. ``progress(stage, domains=n,
-    bound=b)`` is told the upper bound. Raises InputError for a wrong call, UnsupportedOperatorError where the network
+    bound=upper, lower=lower, point=point)`` is told where it is. Raises InputError for a wrong call, UnsupportedOperatorError where the network
     jumps. ``upper`` is infinite where its slope may be.
     """
     if not (tolerance >= 0 and math.isfinite(tolerance)):
@@ -155,6 +156,7 @@ class _Task:
             return self._result(self._unbounded())
         for made in self._graphs():
             self.parts.append(_Part(self, made))
+        settle_threads(self.parts[0].problem)
         while True:
             worst = max(self.parts, key=lambda part: part.upper)
             self._tell()
@@ -167,6 +169,8 @@ class _Task:
             f"at least {self.gradients.lower:.6g}",
             domains=sum(part.domains for part in self.parts),
             bound=max(part.upper for part in self.parts),
+            lower=self.gradients.lower,
+            point=self.gradients.point,
         )
 
     def _result(self, upper: float) -> LipschitzResult:

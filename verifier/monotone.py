@@ -1,0 +1,248 @@
+"""Monotonicity over a box: proven by the sign of a derivative, refuted by two inputs that differ in one coordinate."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from provenn.bounds.graph import Graph, evaluator
+from provenn.bounds.jacobian import jacobian
+from provenn.bounds.propagate.interval import Box
+from provenn.errors import InputError
+from provenn.verifier.gradients import finite
+from provenn.verifier.lipschitz import BATCH, ROOT_STEPS, STEPS, box_of, differentiable, widened
+from provenn.verifier.problem import Clauses, Problem
+from provenn.verifier.renewed import Renewed
+from provenn.verifier.replay import Replay
+from provenn.verifier.root import root_facts
+from provenn.verifier.search import Search
+from provenn.verifier.threads import settle_threads
+
+DIRECTIONS = ("up", "down")
+# Points of the first search for a witness, those whose whole line is looked at, and points of a line.
+SAMPLE, LINES, STATIONS = 4096, 64, 65
+
+Finding = Literal["proved", "refuted", "unknown"]
+
+
+@dataclass(frozen=True, eq=False)
+class MonotoneResult:
+    """Whether an output never falls (``up``) or never rises (``down``) as one input grows, over a box.
+
+    ``refuted`` has ``inputs`` ``[2, inputs]``, which differ in that input only, the first one smaller, and the network's
+    ``outputs`` ``[2]`` at both as onnxruntime computes them, in the wrong order. ``bound`` is the least slope in the wanted
+    direction as far as it is proven.
+    """
+
+    verdict: Finding
+    reason: str
+    inputs: np.ndarray | None
+    outputs: np.ndarray | None
+    bound: float
+    seconds: float
+    domains: int
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What a replay has to know of the network."""
+
+    element_type: str
+    input_count: int
+
+
+def prove_monotone(
+    network: str | os.PathLike[str],
+    lower: np.ndarray | float,
+    upper: np.ndarray | float,
+    input: int,
+    output: int,
+    direction: str = "up",
+    *,
+    timeout: float = 60.0,
+    seed: int = 0,
+    progress: Callable[..., None] | None = None,
+) -> MonotoneResult:
+    """Prove or refute that an output grows (``up``) or falls (``down``) with an input, all others held, over a box.
+
+    Not strictly: a constant does both. The proof is of the network as a real function, from the sign of the derivative at
+    every point; the witness is one of the network on onnxruntime, in its element type. Raises InputError for a wrong
+    call, UnsupportedOperatorError where the network jumps.
+    """
+    if direction not in DIRECTIONS:
+        raise InputError(f"direction got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
+    graph = differentiable(network)
+    ends = box_of(graph, lower, upper)
+    if not finite(*ends):
+        raise InputError("prove_monotone got an infinite box, expected finite ends")
+    for name, place, index in (("input", input, graph.inputs[0]), ("output", output, graph.outputs[0])):
+        if not 0 <= place < graph.nodes[index].size:
+            raise InputError(f"{name} got {place!r}, expected a position from 0 to {graph.nodes[index].size - 1}")
+    before = torch.get_num_threads()
+    try:
+        with torch.no_grad():
+            return _Task(network, graph, ends, input, output, direction, timeout, seed, progress).run()
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Task:
+    def __init__(
+        self, network: str | os.PathLike[str], graph: Graph, box: tuple[Tensor, Tensor], input: int, output: int,
+        direction: str, timeout: float, seed: int, progress: Callable[..., None] | None,
+    ):  # fmt: skip
+        self.begun = time.monotonic()
+        self.deadline = self.begun + timeout
+        self.graph, self.box, self.input, self.output = graph, box, input, output
+        self.sign = 1.0 if direction == "up" else -1.0
+        self.words = "never falls" if direction == "up" else "never rises"
+        self.progress = progress or (lambda stage, **numbers: None)
+        element = graph.nodes[graph.inputs[0]].scalar_type
+        self.replay = Replay(network, _Counts(element, len(box[0])))  # type: ignore[arg-type]
+        self.element = np.dtype(element)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.made = jacobian(graph, [output], [input])
+        self.network, self.slope = evaluator(graph), evaluator(self.made)
+        self.pair: tuple[np.ndarray, np.ndarray] | None = None
+
+    def run(self) -> MonotoneResult:
+        self.progress("looking for a witness", domains=0, bound=None)
+        if self._attack(self._sample(SAMPLE)):
+            return self._result("refuted", -np.inf, 0)
+        whole = Problem(self.made, None, torch.device("cpu"))  # type: ignore[arg-type]
+        problem = whole.within(*(end[None] for end in widened(*self.box)))
+        settle_threads(problem)
+        facts = root_facts(problem, *problem.hull, steps=0, deadline=self.deadline)
+        assert facts.output is not None
+        least = -float(self._measure(torch.full((1, 1), -torch.inf), facts.output, torch.zeros(1)))
+        if least >= 0:
+            return self._result("proved", least, 1)
+        facts = root_facts(problem, *problem.hull, steps=ROOT_STEPS, deadline=self.deadline, known=facts)
+        rows = torch.full((1, 1, 1), self.sign, dtype=torch.float64)
+        clauses = Clauses(
+            *problem.hull, torch.zeros(1, dtype=torch.int64), rows, torch.zeros(1, 1, dtype=torch.float64)
+        )
+        bounder = Renewed(
+            problem, clauses, facts, self._measure, lambda limit: -limit, steps=STEPS, deadline=self.deadline
+        )
+        bounder.attained = self._attack
+        search = Search(
+            bounder, batch=BATCH, check=lambda points, clause: self._attack(points),
+            progress=lambda domains, open_, bound: self.progress("splitting", domains=domains, bound=bound),
+            interlude=lambda: self.pair is not None,
+        )  # fmt: skip
+        ended = search.run(self.deadline)
+        if self.pair is not None:
+            return self._result("refuted", -np.inf, search.domains)
+        least = max(least, min(search.bound(), -bounder.highest))
+        return self._result("proved" if ended == "refuted" else "unknown", least, search.domains)
+
+    def _measure(self, bound: Tensor, box: Box, clause: Tensor) -> Tensor:
+        """Minus the least slope in the wanted direction ``[domains]``, by rows and by the box of the output."""
+        end = box[0] if self.sign > 0 else -box[1]
+        return -torch.fmax(bound[:, 0], end.flatten(1)[:, 0])
+
+    def _result(self, verdict: Finding, bound: float, domains: int) -> MonotoneResult:
+        what = f"output {self.output} {self.words} as input {self.input} grows"
+        reason = {
+            "proved": f"{what}: its slope has one sign",
+            "refuted": "two inputs that differ in that input only were replayed on onnxruntime",
+            "unknown": f"{what} as far as known, but the sign of its slope is open"
+            + ("; time ran out" if time.monotonic() > self.deadline else ""),
+        }[verdict]
+        inputs, outputs = self.pair if self.pair is not None else (None, None)
+        seconds = time.monotonic() - self.begun
+        return MonotoneResult(verdict, reason, inputs, outputs, bound, seconds, domains)
+
+    # -- witnesses ------------------------------------------------------------------------------------------
+
+    def _sample(self, count: int) -> Tensor:
+        share = torch.rand(count, len(self.box[0]), dtype=torch.float64, generator=self.generator)
+        share[: count // 4] = share[: count // 4].round()
+        return torch.lerp(*self.box, share)
+
+    def _slopes(self, points: Tensor) -> Tensor:
+        shaped = points.view(-1, *self.graph.nodes[self.graph.inputs[0]].shape)
+        return torch.nan_to_num(self.slope([shaped])[0].flatten() * self.sign, nan=0.0)
+
+    def _attack(self, points: Tensor) -> bool:
+        """Look for a witness on lines through the points with the most negative slopes; whether there is one."""
+        if len(points) == 0 or self.pair is not None:
+            return self.pair is not None
+        points = points.clamp(*self.box)
+        slopes = self._slopes(points)
+        worst = slopes.topk(min(LINES, len(points)), largest=False)
+        chosen = points[worst.indices[worst.values < 0]]
+        if len(chosen) == 0:
+            return False
+        low, high = self.box[0][self.input], self.box[1][self.input]
+        size = float(high - low)
+        everywhere = torch.linspace(0, 1, STATIONS, dtype=torch.float64)
+        for near in (1.0, 0.05, 0.002):  # the whole line, then closer around the point
+            start = (chosen[:, self.input] - 0.5 * near * size).clamp(low, high)
+            stop = (chosen[:, self.input] + 0.5 * near * size).clamp(low, high)
+            if near == 1.0:
+                start, stop = low.expand_as(start), high.expand_as(stop)
+            stations = start[:, None] + (stop - start)[:, None] * everywhere
+            lines = chosen[:, None].repeat(1, STATIONS, 1)
+            lines[:, :, self.input] = stations.clamp(low, high)
+            if self._on_lines(lines):
+                return True
+        return False
+
+    def _on_lines(self, lines: Tensor) -> bool:
+        """Replay the pair of the largest wrong difference of the best few lines ``[n, stations, inputs]``."""
+        count, stations = lines.shape[:2]
+        shaped = lines.reshape(-1, *self.graph.nodes[self.graph.inputs[0]].shape)
+        y = self.network([shaped])[0].flatten(1)[:, self.output].view(count, stations) * self.sign
+        highest, at = torch.cummax(torch.nan_to_num(y, nan=-torch.inf), 1)
+        wrong = highest - y
+        best, stop = wrong.max(1)
+        for k in best.topk(min(3, count)).indices.tolist():
+            if float(best[k]) > 0 and self._replayed(lines[k, at[k, stop[k]]], lines[k, stop[k]]):
+                return True
+        return False
+
+    def _replayed(self, first: Tensor, second: Tensor) -> bool:
+        pair = np.stack([first.numpy(), second.numpy()]).astype(self.element)
+        # Moved into the box in the element type; the other inputs are the same numbers.
+        low, high = (end.numpy().astype(self.element) for end in self.box)
+        low = np.where(low.astype(np.float64) < self.box[0].numpy(), np.nextafter(low, np.inf, dtype=self.element), low)
+        high = np.where(
+            high.astype(np.float64) > self.box[1].numpy(), np.nextafter(high, -np.inf, dtype=self.element), high
+        )
+        if (low > high).any():
+            return False
+        pair = np.clip(pair, low, high)
+        others = np.delete(pair, self.input, 1)
+        if not (np.isfinite(pair).all() and (others[0] == others[1]).all()) or not pair[0, self.input] < pair[1, self.input]:
+            return False
+        outputs = [self.replay.run(x) for x in pair]
+        if outputs[0] is None or outputs[1] is None:
+            return False
+        y = np.array([out[self.output] for out in outputs])
+        if not np.isfinite(y).all() or not self.sign * (float(y[1]) - float(y[0])) < 0:
+            return False
+        self.pair = pair, y
+        return True
+
+
+def as_report(result: MonotoneResult) -> dict[str, Any]:
+    """What ``--json`` writes."""
+    listed = lambda a: None if a is None else a.tolist()  # noqa: E731
+    return {
+        "verdict": result.verdict,
+        "reason": result.reason,
+        "inputs": listed(result.inputs),
+        "outputs": listed(result.outputs),
+        "bound": result.bound,
+        "seconds": round(result.seconds, 3),
+        "domains": result.domains,
+    }
