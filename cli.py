@@ -7,7 +7,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -137,6 +137,96 @@ def verify(
         _complain(error)
     if not errors and (verbose or sys.stderr.isatty()):
         click.echo("\n".join([answer.summary, *(answer.details if verbose else ())]), err=True)
+    raise click.exceptions.Exit(answer.code or (report.REFUSED if errors else report.ANSWERED))
+
+
+def _existing_if_given(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    return None if value is None else _existing(context, parameter, value)
+
+
+def _region(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments that two commands share."""
+    for add in reversed(
+        (
+            click.argument("network", metavar="NET.onnx", callback=_existing),
+            click.option("--region", "property_path", metavar="PROPERTY.vnnlib", callback=_existing_if_given,
+                         help="A property, whose input box is taken."),
+            click.option("--center", "center_path", metavar="FILE", callback=_existing_if_given,
+                         help="A text file of as many numbers as the network has inputs."),
+            click.option("--radius", type=float, metavar="EPS", help="Half the width of the cube around the centre."),
+            click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds for the whole process."),
+            click.option("--json", "json_file", metavar="FILE", help="Write the answer to FILE as well."),
+        )
+    ):  # fmt: skip
+        command = add(command)
+    return command
+
+
+@commands.command(epilog=EPILOG)
+@_region
+@click.option("--norm", type=click.Choice(["1", "2", "inf"]), default="2", show_default=True, help="Of the Jacobian.")
+@click.option("--output", type=click.IntRange(min=0), metavar="J", help="Of this row of the Jacobian alone.")
+@click.option("--tolerance", type=float, default=1e-3, show_default=True, help="Relative gap that is small enough.")
+def lipschitz(norm: str, output: int | None, tolerance: float, **given: Any) -> None:
+    """Bound the largest norm of a network's Jacobian over a box of inputs.
+
+    Standard output is two lines, lower and upper: proven bounds of the local Lipschitz constant. With a time limit that
+    is too short the gap is larger.
+    """
+    if not 0 <= tolerance < float("inf"):
+        raise click.UsageError(f"got --tolerance={tolerance!r}, expected a number of at least 0")
+    _ask("lipschitz", norm=norm, output=output, tolerance=tolerance, **given)
+
+
+@commands.command(epilog=EPILOG)
+@_region
+@click.option("--input", type=click.IntRange(min=0), required=True, metavar="I", help="The input that grows.")
+@click.option("--output", type=click.IntRange(min=0), required=True, metavar="J", help="The output that follows.")
+@click.option("--direction", type=click.Choice(["up", "down"]), default="up", show_default=True)
+def monotone(input: int, output: int, direction: str, **given: Any) -> None:
+    """Decide whether an output never falls (up) or never rises (down) as one input grows, over a box of inputs.
+
+    The first line of standard output is proved, refuted (two inputs that differ in that input only follow) or unknown.
+    """
+    _ask("monotone", input=input, output=output, direction=direction, **given)
+
+
+def _ask(
+    command: str, network: str, property_path: str | None, center_path: str | None, radius: float | None,
+    timeout: float, json_file: str | None, **more: Any,
+) -> NoReturn:  # fmt: skip
+    """Answer a question about derivatives in a process of its own, print it and end."""
+    from provenn.verifier import answers, report, targets, watchdog
+
+    if (property_path is None) == (center_path is None):
+        raise click.UsageError("got neither or both of --region and --center, expected one of them")
+    if (center_path is None) != (radius is None):
+        raise click.UsageError("--center and --radius go together: give both or neither")
+    if radius is not None and not 0 <= radius < float("inf"):
+        raise click.UsageError(f"got --radius={radius!r}, expected a number of at least 0")
+    if not 0 < timeout < float("inf"):
+        raise click.UsageError(f"got --timeout={timeout!r}, expected a positive number of seconds")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    started = watchdog.process_start()
+    inputs = {"NET.onnx": network, "--region": property_path, "--center": center_path}
+    if wrong := targets.clash({"--json": json_file}, {name: path for name, path in inputs.items() if path}):
+        raise click.UsageError(wrong)
+    if json_file is not None:
+        targets.check_target(json_file, "--json")
+    question = answers.Question(
+        command, network, property_path, center_path, radius, started + timeout, timeout, **more
+    )
+    line = report.ProgressLine(sys.stderr, started)
+    try:
+        outcome = watchdog.supervise(lambda send: answers.work(question, send), started + timeout, watch=line)
+    finally:
+        line.clear()
+    answer = answers.conclude(outcome, question, time.monotonic() - started)
+    errors = report.deliver(answer, _print, witness=None, json_file=json_file)
+    for error in errors:
+        _complain(error)
+    if not errors and sys.stderr.isatty():
+        click.echo(answer.summary, err=True)
     raise click.exceptions.Exit(answer.code or (report.REFUSED if errors else report.ANSWERED))
 
 

@@ -73,7 +73,7 @@ def work(network: str, property_path: str, options: Options, send: Send) -> Mess
         now = time.monotonic()
         if now - last >= INTERVAL or stage != current:
             last = now
-            send({"stage": stage, **_plain(numbers)})
+            send({"stage": stage, **plain(numbers)})
         if stage != current:
             current = stage
             LOGGER.info(stage)
@@ -115,7 +115,7 @@ def _message(result: Result) -> Message:
 
         message["witness"] = {"inputs": result.witness.inputs, "outputs": result.witness.outputs}
         message["witness_text"] = format_witness(result.witness)
-    return _plain(message)
+    return plain(message)
 
 
 def conclude(
@@ -170,7 +170,7 @@ def versions() -> dict[str, str]:
 
 def write_json(path: str, report: dict[str, Any]) -> None:
     """Write a report, with versions, as indented JSON."""
-    write_text(path, json.dumps(_plain({**report, "versions": versions()}), indent=2) + "\n")
+    write_text(path, json.dumps(plain({**report, "versions": versions()}), indent=2) + "\n")
 
 
 def one_line(error: object) -> str:
@@ -193,14 +193,14 @@ def _describe(progress: Message) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """The value in JSON's own types; numbers that JSON does not have become text."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):  # arrays, tensors and their scalars
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)

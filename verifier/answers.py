@@ -1,0 +1,134 @@
+"""From a Lipschitz constant or a question of monotonicity to what the user sees.
+
+Nothing heavy is imported at the top: the process that waits and prints must start at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from provenn.errors import ProvennError
+from provenn.verifier.report import ANSWERED, FAILED, INTERVAL, REFUSED, Answer, one_line, plain
+
+if TYPE_CHECKING:
+    from provenn.verifier.watchdog import Message, Outcome, Send
+
+# Seconds kept back for handing the answer over, and the least that is worth a start.
+RESERVE, LEAST = 0.3, 0.05
+# Inputs up to which the best point so far is sent along.
+POINT = 4096
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a command asks: a ``norm`` of a Jacobian (``lipschitz``), or a ``direction`` (``monotone``)."""
+
+    command: str
+    network: str
+    property: str | None
+    centre: str | None
+    radius: float | None
+    deadline: float
+    timeout: float
+    norm: str = "2"
+    output: int | None = None
+    tolerance: float = 1e-3
+    input: int = 0
+    direction: str = "up"
+
+
+def work(question: Question, send: Send) -> Message:
+    """Answer a question in the worker process."""
+    last = -math.inf
+
+    def progress(stage: str, **numbers: Any) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= INTERVAL:
+            last = now
+            point = numbers.pop("point", None)
+            if point is not None and len(point) <= POINT:
+                numbers["point"] = point
+            send({"stage": stage, **plain(numbers)})
+
+    try:
+        send({"stage": "loading"})
+        return plain(_asked(question, progress))
+    except ProvennError as error:
+        return {"error": one_line(error)}
+    except MemoryError as error:
+        return {"failure": f"out of memory ({one_line(error)}): use a machine with more"}
+    except Exception as error:  # noqa: BLE001 (nothing is guessed from it: it is reported as a failure)
+        if os.environ.get("PROVENN_TRACEBACK"):
+            traceback.print_exc()
+        return {"failure": f"internal error, please report it: {type(error).__name__}: {one_line(error)}"}
+
+
+def _asked(question: Question, progress: Callable[..., None]) -> dict[str, Any]:
+    from provenn.bounds.propagate.memory import keep_freed_memory
+    from provenn.verifier import lipschitz, monotone, region
+
+    keep_freed_memory()
+    graph = lipschitz.differentiable(question.network)
+    lower, upper = region.box(graph, question.property, question.centre, question.radius)
+    left = max(LEAST, question.deadline - time.monotonic() - RESERVE)
+    if question.command == "monotone":
+        assert question.output is not None
+        return monotone.as_report(
+            monotone.prove_monotone(
+                question.network, lower, upper, question.input, question.output, question.direction,
+                timeout=left, progress=progress,
+            )
+        )  # fmt: skip
+    return lipschitz.as_report(
+        lipschitz.local_lipschitz(
+            graph, lower, upper, question.norm, question.output, tolerance=question.tolerance,
+            timeout=left, progress=progress,
+        )
+    )  # fmt: skip
+
+
+def conclude(outcome: Outcome, question: Question, seconds: float) -> Answer:
+    """The answer to an outcome; what did not end in time has the bounds that were reached on the way."""
+    message, error, code = dict(outcome.message), "", ANSWERED
+    reached = outcome.progress
+    if "error" in message:
+        return Answer(error=message["error"], code=REFUSED, report={"error": message["error"]})
+    if outcome.ending == "crash" or "failure" in message:
+        code, error = FAILED, message.get("failure") or f"the verifier {outcome.detail}"
+    if outcome.ending != "answer" or "failure" in message:
+        domains, upper = reached.get("domains") or 0, reached.get("bound")
+        if question.command == "monotone":
+            reason = error or f"the time limit of {question.timeout:g} s was reached"
+            message = {"verdict": "unknown", "reason": reason, "inputs": None, "outputs": None, "bound": upper}
+        else:
+            bounds = {"lower": reached.get("lower", 0.0), "upper": "inf" if upper is None else upper}
+            message = {**bounds, "point": reached.get("point"), "norm": question.norm}
+        message |= {"seconds": round(seconds, 3), "domains": domains}
+    message |= {"network": question.network}
+    if question.command == "monotone":
+        lines = [message["verdict"]]
+        if message["inputs"] is not None:
+            lines += _pair(message, question)
+        text, summary = "\n".join(lines) + "\n", f"{lines[0]} in {seconds:.2f} s: {one_line(message['reason'])}"
+    else:
+        text = f"lower {message['lower']!s}\nupper {message['upper']!s}\n"
+        summary = f"norm {message['norm']} in {seconds:.2f} s, {message['domains']} domains"
+    return Answer(text, error, code, summary, report=message)
+
+
+def _pair(message: dict[str, Any], question: Question) -> list[str]:
+    """A witness as text: input and output at both ends, then the inputs that both share."""
+    first, second = message["inputs"]
+    place = question.input
+    lines = [
+        f"X_{place} {x[place]!r} Y_{question.output} {y!r}"
+        for x, y in zip((first, second), message["outputs"], strict=True)
+    ]
+    return lines + [f"X_{i} {x!r}" for i, x in enumerate(first) if i != place]
