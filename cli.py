@@ -154,7 +154,8 @@ def _region(command: Callable[..., None]) -> Callable[..., None]:
             click.option("--center", "center_path", metavar="FILE", callback=_existing_if_given,
                          help="A text file of as many numbers as the network has inputs."),
             click.option("--radius", type=float, metavar="EPS", help="Half the width of the cube around the centre."),
-            click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds for the whole process."),
+            click.option("--timeout", type=float, default=60.0, show_default=True,
+                         help="Seconds for the whole process."),
             click.option("--json", "json_file", metavar="FILE", help="Write the answer to FILE as well."),
         )
     ):  # fmt: skip

@@ -22,12 +22,11 @@ from provenn.bounds.graph.lattice import lattice
 from provenn.bounds.jacobian import NormGraph, norm_bounds, norm_graph, unbounded
 from provenn.bounds.jacobian._norms import LARGEST, MATRIX, NORMS, input_boxes
 from provenn.bounds.propagate.interval import Box, interval_boxes
+from provenn.bounds.propagate.plan import Plan
 from provenn.errors import InputError, UnsupportedOperatorError
 from provenn.verifier.gradients import Gradients, finite
-from provenn.verifier.problem import Clauses, Problem
-from provenn.verifier.renewed import Renewed
-from provenn.verifier.root import root_facts
-from provenn.verifier.search import Search
+from provenn.verifier.maximise import Maximum, Quantity
+from provenn.verifier.problem import Problem
 from provenn.verifier.threads import settle_threads
 from provenn.verifier.turned import Turned
 
@@ -35,8 +34,8 @@ from provenn.verifier.turned import Turned
 APART = 64
 # Rounds of the first local search, and the share of the time that it may take.
 ROUNDS, CLIMB_SHARE = 60, 0.1
-# Steps of slopes at the root and in the tree, domains of a round, seconds of a part's turn.
-ROOT_STEPS, STEPS, BATCH, TURN = 10, 8, 64, 1.0
+# Seconds of a part's turn.
+TURN = 1.0
 # Random moves around the minimisers of a round.
 TRIED = 256
 
@@ -70,11 +69,11 @@ def local_lipschitz(
 ) -> LipschitzResult:
     """Bound the largest induced ``norm`` (1, 2 or inf) of dY/dX over a box, of one row if ``output`` is given.
 
-    ``lower`` and ``upper`` ``[inputs]`` (or one number for all) may be infinite: then there is no tree. The largest
-    norm is that over all points of the box and beside it at which the network is differentiable. Ends when ``upper <=
-    (1 + tolerance) lower`` or after ``timeout`` seconds; bounds hold either way. ``progress(stage, domains=n,
-    bound=upper, lower=lower, point=point)`` is told where it is. Raises InputError for a wrong call, UnsupportedOperatorError where the network
-    jumps. ``upper`` is infinite where its slope may be.
+    ``lower`` and ``upper`` ``[inputs]`` (or one number for all) may be infinite: then there is no tree. The constant is
+    the largest norm at points of the box, or beside it, at which the network is differentiable. Ends when ``upper <= (1 +
+    tolerance) lower`` or after ``timeout`` seconds; both hold either way. ``progress(stage, domains=n, bound=upper,
+    lower=lower, point=point)`` is told where it is. Raises InputError for a wrong call, UnsupportedOperatorError where the
+    network jumps. ``upper`` is infinite where the slope may be.
     """
     if not (tolerance >= 0 and math.isfinite(tolerance)):
         raise InputError(f"local_lipschitz got tolerance={tolerance!r}, expected a number of at least 0")
@@ -154,27 +153,28 @@ class _Task:
         self.gradients.climb(ROUNDS, self.begun + CLIMB_SHARE * self.timeout)
         if not finite(*self.box):
             return self._result(self._unbounded())
-        for made in self._graphs():
-            self.parts.append(_Part(self, made))
+        self.parts = [_Part(self, made) for made in self._graphs()]
         settle_threads(self.parts[0].problem)
         while True:
-            worst = max(self.parts, key=lambda part: part.upper)
-            self._tell()
-            if worst.upper <= self.limit or time.monotonic() > self.deadline or not worst.advance():
+            worst = max(self.parts, key=lambda part: part.maximum.upper)
+            self.tell()
+            if worst.maximum.upper <= self.limit or time.monotonic() > self.deadline:
                 break
-        return self._result(max(part.upper for part in self.parts))
+            if not worst.advance() and worst.maximum.upper > self.limit:
+                break  # the others may get better, the largest of all does not
+        return self._result(max(part.maximum.upper for part in self.parts))
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
         self.progress(
             f"at least {self.gradients.lower:.6g}",
-            domains=sum(part.domains for part in self.parts),
-            bound=max(part.upper for part in self.parts),
+            domains=sum(part.maximum.domains for part in self.parts),
+            bound=max(part.maximum.upper for part in self.parts),
             lower=self.gradients.lower,
             point=self.gradients.point,
         )
 
     def _result(self, upper: float) -> LipschitzResult:
-        domains = sum(part.domains for part in self.parts)
+        domains = sum(part.maximum.domains for part in self.parts)
         found = self.gradients
         upper = max(upper, found.lower)
         return LipschitzResult(
@@ -194,123 +194,64 @@ class _Task:
         made = norm_graph(self.graph, self.norm, self.output)
         bound = float(norm_bounds(made, *self.box, steps=0))
         if not math.isfinite(bound):
-            named = unbounded(made.graph, interval_boxes(Problem(made.graph, None, torch.device("cpu")).plan(torch.float64), input_boxes(made.graph, *self.box)))  # type: ignore[arg-type]  # fmt: skip
+            boxes = interval_boxes(Plan(made.graph), input_boxes(made.graph, *self.box))
+            named = unbounded(made.graph, boxes)
             if named:
                 raise UnsupportedOperatorError(f"the slope of {named[0]} is not bounded there; take a smaller region")
         return bound
 
 
 class _Part:
-    """A norm graph with its tree, which is made at its first turn."""
+    """A norm graph and the search for its maximum."""
 
     def __init__(self, task: _Task, made: NormGraph):
         self.task, self.made = task, made
+        self.turned: Turned | None = None
         whole = Problem(made.graph, None, torch.device("cpu"))  # type: ignore[arg-type]
         self.problem = whole.within(task.box[0][None], task.box[1][None])
-        self.bounder: Renewed | None = None
-        self.search: Search | None = None
-        self.facts = root_facts(self.problem, *self.problem.hull, steps=0, deadline=task.deadline)
-        assert self.facts.output is not None
-        self.known = self._measured(None, self.facts.output, torch.zeros(1, dtype=torch.int64))
-        self.stuck = False
-        self.turned: Turned | None = None
-
-    @property
-    def domains(self) -> int:
-        return 1 if self.search is None else self.search.domains
-
-    @property
-    def upper(self) -> float:
-        """A proven upper bound."""
-        if self.search is None or self.bounder is None:
-            return self.known
-        return min(self.known, max(self.bounder.highest, -self.search.bound()))
+        rows = -torch.eye(made.outputs, dtype=torch.float64).unsqueeze(1)
+        if made.kind != LARGEST:
+            rows = rows[:1]
+        guide = self._guide if made.kind == MATRIX else None
+        self.maximum = Maximum(
+            self.problem, Quantity(rows, self._measure, self._row, guide), deadline=task.deadline,
+            tried=self._tried, moved=task.tell,
+        )  # fmt: skip
 
     def advance(self) -> bool:
-        """Work for one turn; False where nothing is left to split."""
-        task = self.task
-        if self.stuck:
-            return False
-        if self.search is None:
-            self._plant()
-        assert self.search is not None and self.bounder is not None
-        self.bounder.limit = task.limit
-        ended = self.search.run(min(task.deadline, time.monotonic() + TURN))
-        self.stuck = ended == "stuck"
-        return True
+        """Work for one turn; False where nothing is left to do."""
+        self.maximum.limit = self.task.limit
+        return self.maximum.advance(TURN)
 
-    def _plant(self) -> None:
-        task, device = self.task, self.problem.device
-        self.facts = root_facts(
-            self.problem, *self.problem.hull, steps=ROOT_STEPS, deadline=task.deadline, known=self.facts
-        )
-        outputs = self.made.outputs
-        if self.made.kind == LARGEST:
-            rows = -torch.eye(outputs, dtype=torch.float64, device=device).unsqueeze(1)
-        else:
-            rows = -torch.ones(1, 1, outputs, dtype=torch.float64, device=device)
-        count = len(rows)
-        clauses = Clauses(
-            *self.problem.hull,
-            torch.zeros(count, dtype=torch.int64),
-            rows,
-            torch.zeros(count, 1, dtype=torch.float64),
-        )
-        self.bounder = Renewed(
-            self.problem, clauses, self.facts, self._measure, self._row, steps=STEPS, deadline=task.deadline,
-            guide=self._guide if self.made.kind == MATRIX else None,
-        )  # fmt: skip
-        self.bounder.attained = self._attained
-        self.search = Search(
-            self.bounder, batch=BATCH, check=self._check, progress=self._progress, interlude=self._done
-        )
-
-    def _measure(self, bound: Tensor, box: Box, clause: Tensor) -> Tensor:
-        """The norm in domains whose rows are at least ``bound`` and whose outputs are in ``box``."""
+    def _measure(self, bounds: Tensor, box: Box, clause: Tensor) -> Tensor:
+        """The norm in domains whose rows are at least ``bounds`` and whose outputs are in ``box``."""
         made = self.made
         low, high = (end.flatten(1) for end in box)
         if made.kind == LARGEST:
-            return torch.fmin(-bound[:, 0], high.gather(1, clause[:, None])[:, 0]).clamp(min=0)
+            return torch.fmin(-bounds[:, 0], high.gather(1, clause[:, None])[:, 0]).clamp(min=0)
         if made.kind != MATRIX:
-            high = torch.fmin(high, -bound)
+            high = torch.fmin(high, -bounds)
         found = made.upper(torch.cat([-high, low[:, made.entries]], 1))
-        return found if self.turned is None else torch.minimum(found, self.turned.upper(bound))
+        return found if self.turned is None else torch.minimum(found, self.turned.upper(bounds))
 
     def _guide(self, box: Box) -> Tensor:
         """Entries in the directions of singular vectors."""
         self.turned = Turned(self.made, box)
         return self.turned.rows()
 
-    def _measured(self, bound: None, box: Box, clause: Tensor) -> float:
-        """The norm over the whole box by the box of its outputs."""
-        low, high = (end.flatten(1) for end in box)
-        return float(self.made.upper(torch.cat([-high, low[:, self.made.entries]], 1))[0])
-
     def _row(self, limit: float) -> float:
         limit = limit * (1 - 1e-6)
         return -limit if self.made.kind == LARGEST else -limit * limit
 
-    def _check(self, points: Tensor, clause: Tensor) -> bool:
+    def _tried(self, points: Tensor) -> None:
         """Minimisers of bounds are where the norm may be large."""
         found = self.task.gradients
         better = found.take(points)
-        few = points[torch.randperm(len(points), generator=found.generator)[:TRIED]]
-        better |= found.take(found.moved(few.repeat(-(-TRIED // max(1, len(few))), 1)))
-        self._raised(better)
-        return False
-
-    def _attained(self, points: Tensor) -> None:
-        self._raised(self.task.gradients.take(points))
-
-    def _raised(self, better: bool) -> None:
-        if better and self.bounder is not None:
-            self.bounder.limit = self.task.limit
-
-    def _progress(self, domains: int, open_: int, bound: float) -> None:
-        self.task._tell()
-
-    def _done(self) -> bool:
-        return self.upper <= self.task.limit
+        if len(points):
+            few = points[torch.randperm(len(points), generator=found.generator)[:TRIED]]
+            better |= found.take(found.moved(few.repeat(-(-TRIED // len(few)), 1)))
+        if better:
+            self.maximum.limit = self.task.limit
 
 
 def as_report(result: LipschitzResult) -> dict[str, Any]:

@@ -17,12 +17,10 @@ from provenn.bounds.jacobian import jacobian
 from provenn.bounds.propagate.interval import Box
 from provenn.errors import InputError
 from provenn.verifier.gradients import finite
-from provenn.verifier.lipschitz import BATCH, ROOT_STEPS, STEPS, box_of, differentiable, widened
-from provenn.verifier.problem import Clauses, Problem
-from provenn.verifier.renewed import Renewed
+from provenn.verifier.lipschitz import TURN, box_of, differentiable, widened
+from provenn.verifier.maximise import Maximum, Quantity
+from provenn.verifier.problem import Problem
 from provenn.verifier.replay import Replay
-from provenn.verifier.root import root_facts
-from provenn.verifier.search import Search
 from provenn.verifier.threads import settle_threads
 
 DIRECTIONS = ("up", "down")
@@ -36,9 +34,9 @@ Finding = Literal["proved", "refuted", "unknown"]
 class MonotoneResult:
     """Whether an output never falls (``up``) or never rises (``down``) as one input grows, over a box.
 
-    ``refuted`` has ``inputs`` ``[2, inputs]``, which differ in that input only, the first one smaller, and the network's
-    ``outputs`` ``[2]`` at both as onnxruntime computes them, in the wrong order. ``bound`` is the least slope in the wanted
-    direction as far as it is proven.
+    ``refuted`` has ``inputs`` ``[2, inputs]``, which differ in that input only, the first one smaller, and the
+    ``outputs`` ``[2]`` at both as onnxruntime computes them, in the wrong order. ``bound`` is the least slope in the
+    wanted direction as far as it is proven.
     """
 
     verdict: Finding
@@ -72,9 +70,9 @@ def prove_monotone(
 ) -> MonotoneResult:
     """Prove or refute that an output grows (``up``) or falls (``down``) with an input, all others held, over a box.
 
-    Not strictly: a constant does both. The proof is of the network as a real function, from the sign of the derivative at
-    every point; the witness is one of the network on onnxruntime, in its element type. Raises InputError for a wrong
-    call, UnsupportedOperatorError where the network jumps.
+    Not strictly: a constant does both. The proof is of the network as a real function, from the sign of its derivative;
+    the witness is one of the network on onnxruntime, in its element type. Raises InputError for a wrong call,
+    UnsupportedOperatorError where the network jumps.
     """
     if direction not in DIRECTIONS:
         raise InputError(f"direction got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
@@ -119,30 +117,21 @@ class _Task:
         whole = Problem(self.made, None, torch.device("cpu"))  # type: ignore[arg-type]
         problem = whole.within(*(end[None] for end in widened(*self.box)))
         settle_threads(problem)
-        facts = root_facts(problem, *problem.hull, steps=0, deadline=self.deadline)
-        assert facts.output is not None
-        least = -float(self._measure(torch.full((1, 1), -torch.inf), facts.output, torch.zeros(1)))
-        if least >= 0:
-            return self._result("proved", least, 1)
-        facts = root_facts(problem, *problem.hull, steps=ROOT_STEPS, deadline=self.deadline, known=facts)
         rows = torch.full((1, 1, 1), self.sign, dtype=torch.float64)
-        clauses = Clauses(
-            *problem.hull, torch.zeros(1, dtype=torch.int64), rows, torch.zeros(1, 1, dtype=torch.float64)
-        )
-        bounder = Renewed(
-            problem, clauses, facts, self._measure, lambda limit: -limit, steps=STEPS, deadline=self.deadline
-        )
-        bounder.attained = self._attack
-        search = Search(
-            bounder, batch=BATCH, check=lambda points, clause: self._attack(points),
-            progress=lambda domains, open_, bound: self.progress("splitting", domains=domains, bound=bound),
-            interlude=lambda: self.pair is not None,
+        self.maximum = Maximum(
+            problem, Quantity(rows, self._measure, lambda limit: -limit), deadline=self.deadline, tried=self._attack,
+            moved=self._tell,
         )  # fmt: skip
-        ended = search.run(self.deadline)
+        while self.pair is None and time.monotonic() < self.deadline and self.maximum.advance(TURN):
+            pass
+        domains = self.maximum.domains
         if self.pair is not None:
-            return self._result("refuted", -np.inf, search.domains)
-        least = max(least, min(search.bound(), -bounder.highest))
-        return self._result("proved" if ended == "refuted" else "unknown", least, search.domains)
+            return self._result("refuted", -np.inf, domains)
+        bound = 0.0 - self.maximum.upper
+        return self._result("proved" if bound >= 0 else "unknown", bound, domains)
+
+    def _tell(self) -> None:
+        self.progress("splitting", domains=self.maximum.domains, bound=-self.maximum.upper)
 
     def _measure(self, bound: Tensor, box: Box, clause: Tensor) -> Tensor:
         """Minus the least slope in the wanted direction ``[domains]``, by rows and by the box of the output."""
@@ -222,7 +211,9 @@ class _Task:
             return False
         pair = np.clip(pair, low, high)
         others = np.delete(pair, self.input, 1)
-        if not (np.isfinite(pair).all() and (others[0] == others[1]).all()) or not pair[0, self.input] < pair[1, self.input]:
+        if not (np.isfinite(pair).all() and (others[0] == others[1]).all()):
+            return False
+        if not pair[0, self.input] < pair[1, self.input]:
             return False
         outputs = [self.replay.run(x) for x in pair]
         if outputs[0] is None or outputs[1] is None:

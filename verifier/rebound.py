@@ -123,7 +123,7 @@ class Rebound:
             reach = self.sensitivity(
                 shaped[left].abs().amax(1), {i: lines_of(n, left) for i, n in lines.items()}
             )
-            score = _shares(direct) + _shares(reach[:, self.free] * width) + 1e-6 * _shares(width)
+            score = shares(direct) + shares(reach[:, self.free] * width) + 1e-6 * shares(width)
             kept["axes"] = score.topk(fields["axes"].shape[1], 1).indices
         else:
             kept["axes"] = fields["axes"][left]
@@ -258,7 +258,7 @@ def _below(value: Tensor, threshold: Tensor) -> Tensor:
     return torch.nextafter(value - threshold, torch.full_like(value, -torch.inf))
 
 
-def _shares(score: Tensor) -> Tensor:
+def shares(score: Tensor) -> Tensor:
     """Each axis's share of a non-negative score ``[domains, axes]``; an overflowed score says nothing."""
     score = torch.nan_to_num(score, nan=0.0, posinf=0.0)
     return score / score.sum(1, keepdim=True).clamp(min=1e-300)

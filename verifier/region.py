@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+
 import numpy as np
 
 from provenn.bounds.graph import Graph, symbolic_note
@@ -14,7 +15,7 @@ from provenn.specs import read_bytes, read_query
 def box(
     graph: Graph, property: str | None, centre: str | None = None, radius: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Flat ends ``[inputs]``, rounded outward: a property's input box, or all within ``radius`` of the numbers in a file.
+    """Flat ends ``[inputs]``, rounded outward: a property's input box, or all within ``radius`` of a file's numbers.
 
     Raises InputError or PropertyError where a file does not fit.
     """

@@ -37,6 +37,8 @@ MOVES = frozenset({"index", "reshape", "transpose"})
 EXACT = 1e-4
 
 Measure = Callable[[Tensor, Box, Tensor], Tensor]
+Row = Callable[[float], float]
+Guide = Callable[[Box], Tensor]
 
 
 class Renewed(Fixed):
@@ -50,8 +52,8 @@ class Renewed(Fixed):
     name = "splits of values, new boxes"
 
     def __init__(
-        self, problem: Problem, clauses: Clauses, facts: Facts, measure: Measure, row: Callable[[float], float],
-        *, steps: int, guide: Callable[[Box], Tensor] | None = None, deadline: float = math.inf,
+        self, problem: Problem, clauses: Clauses, facts: Facts, measure: Measure, row: Row,
+        *, steps: int, guide: Guide | None = None, deadline: float = math.inf,
     ):  # fmt: skip
         """``guide`` gives, from boxes of the output, rows ``[domains, rows, outputs]`` in place of the clauses'. The
         first is improved and chooses splits."""
@@ -100,7 +102,7 @@ class Renewed(Fixed):
         self.rows = rows[:, :1]
         first = dict(fields, clause=torch.arange(count, device=self.problem.device))
         objective, found = self.improved(first)
-        inputs = {i: (b[0].expand(count, *b[0].shape[1:]), b[1].expand(count, *b[1].shape[1:])) for i, b in self.facts.inputs.items()}  # fmt: skip
+        inputs = self._inputs_of(count)
         lines = relax_all(self.exact, self.target, self.boxes[torch.float64])
         error = RoundingError(self.exact, self.facts.magnitudes)
         plain = backward(self.exact, self.target, rows, lines, inputs, error=error).expand(count, -1).clone()
@@ -116,13 +118,11 @@ class Renewed(Fixed):
             return kept, points
         pick = open_[asked]
         boxes = {v: (b[0][pick], b[1][pick]) for v, b in self.boxes[torch.float64].items()}
-        inputs = {
-            i: (b[0].expand(len(pick), *b[0].shape[1:]), b[1].expand(len(pick), *b[1].shape[1:]))
-            for i, b in self.facts.inputs.items()
-        }
+        inputs = self._inputs_of(len(pick))
         ends = kept["lower"][asked].double(), kept["upper"][asked].double()
         g, h = constraints(
-            self.exact, self.problem.input, self.columns, boxes, inputs, self.facts.magnitudes, ends, kept["sign"][asked]
+            self.exact, self.problem.input, self.columns, boxes, inputs, self.facts.magnitudes, ends,
+            kept["sign"][asked],
         )  # fmt: skip
         low, high = (end[0].flatten().cpu().numpy() for end in self.facts.inputs[self.problem.input])
         refuted = torch.zeros(len(exact), dtype=torch.bool, device=open_.device)
@@ -141,20 +141,21 @@ class Renewed(Fixed):
     def _renewed(self, fields: Fields) -> tuple[Fields, Box]:
         """The domains that are not empty, with their boxes in place of the root's, and the boxes of the output."""
         count = fields["bound"].shape[0]
-        inputs = {i: tuple(end.expand(count, *end.shape[1:]) for end in b) for i, b in self.facts.inputs.items()}
+        inputs = self._inputs_of(count)
         known = dict(self.root)
         low = self._spread({v: b[0] for v, b in known.items()}, fields["lower"], torch.float64)
         high = self._spread({v: b[1] for v, b in known.items()}, fields["upper"], torch.float64)
         known |= {v: (low[v], high[v]) for v in low}
         found = intermediate_boxes(
-            self.exact, inputs, known=known, magnitudes=self.facts.magnitudes, until=self.target  # type: ignore[arg-type]
+            self.exact, inputs, known=known, magnitudes=self.facts.magnitudes, until=self.target
         )
         boxes = {v: outward32(found[v]) for v in self.root}
-        boxes = {v: tuple(end.expand(count, *end.shape[1:]) for end in b) for v, b in boxes.items()}
+        wide = lambda end: end.expand(count, *end.shape[1:])  # noqa: E731
+        boxes = {v: (wide(b[0]), wide(b[1])) for v, b in boxes.items()}
         full = torch.ones(count, dtype=torch.bool, device=self.problem.device)
         for lower, upper in boxes.values():
             full &= (lower <= upper).flatten(1).all(1)
-        lower, upper = (end.expand(count, *end.shape[1:]) for end in found[self.target])
+        lower, upper = map(wide, found[self.target])
         pick = full.nonzero().squeeze(1)
         self.boxes = {torch.float64: {v: (b[0][pick], b[1][pick]) for v, b in boxes.items()}}
         self.boxes[torch.float32] = cast(self.boxes[torch.float64], torch.float32)
@@ -162,6 +163,11 @@ class Renewed(Fixed):
         for name, side in (("lower", 0), ("upper", 1)):
             fields[name] = self._gather({v: b[side] for v, b in self.boxes[torch.float32].items()})
         return fields, (lower[pick], upper[pick])
+
+    def _inputs_of(self, count: int) -> dict[int, Box]:
+        """The box of the inputs for so many domains."""
+        wide = lambda end: end.expand(count, *end.shape[1:])  # noqa: E731
+        return {i: (wide(b[0]), wide(b[1])) for i, b in self.facts.inputs.items()}
 
     def _splittable(self, fields: Fields) -> Tensor:
         """Images of other columns are not split themselves."""

@@ -1,0 +1,120 @@
+"""Domains of a derivative graph that differ in their input boxes: the other way to split, for few inputs.
+
+Smooth networks have no kinks whose splits would make anything exact, and their derivatives are products of functions of
+everything before them. Halving the inputs shrinks all of it at once. Bounds are made anew in float64 (``rebound.py``);
+what differs is that a quantity is maximised, whose limit may rise on the way.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.propagate.backward import Trace, backward
+from provenn.bounds.propagate.intermediate import intermediate_boxes
+from provenn.bounds.propagate.lines import relax_all
+from provenn.bounds.propagate.quadratic import lines_of
+from provenn.bounds.propagate.rounding import RoundingError
+from provenn.verifier.clip import clip_box
+from provenn.verifier.pool import Fields
+from provenn.verifier.problem import Clauses, Problem
+from provenn.verifier.rebound import shares
+from provenn.verifier.renewed import Guide, Measure, Row
+from provenn.verifier.sensitivity import Sensitivity
+from provenn.verifier.workers import cut, joined
+
+
+class Halved:
+    """Bounds a quantity from above as ``Renewed`` does, over boxes of the free inputs ``[domains, free]`` (float64)."""
+
+    name = "input splits"
+
+    def __init__(
+        self, problem: Problem, clauses: Clauses, measure: Measure, row: Row, *, guide: Guide | None = None,
+        at_once: int = 64,
+    ):  # fmt: skip
+        self.problem, self.clauses = problem, clauses
+        self.measure, self.row, self.guide, self.at_once = measure, row, guide, at_once
+        self.plan = problem.plan(torch.float64)
+        self.free = problem.free_inputs
+        self.sensitivity = Sensitivity(self.plan, problem.input, problem.output)
+        self.limit, self.highest = 0.0, -math.inf
+
+    def roots(self) -> Fields:
+        """One domain for each clause."""
+        count, device = len(self.clauses), self.problem.device
+        index = torch.arange(count, device=device)
+        lower, upper = (end[:, self.free].expand(count, -1) for end in self.problem.hull)
+        return {
+            "clause": index,
+            "lower": lower,
+            "upper": upper,
+            "bound": torch.full((count,), -torch.inf, dtype=torch.float64, device=device),
+            "depth": torch.zeros(count, device=device),
+            "axis": torch.zeros_like(index),
+        }
+
+    def bound(self, fields: Fields) -> tuple[Fields, Tensor]:
+        """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``)."""
+        parts = [self._bound(part) for part in cut(fields, self.at_once)]
+        return joined([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _bound(self, fields: Fields) -> tuple[Fields, Tensor]:
+        count, target, plan = fields["bound"].shape[0], self.problem.output, self.plan
+        lower, upper = (end.expand(count, -1).clone() for end in self.problem.hull)
+        lower[:, self.free], upper[:, self.free] = fields["lower"], fields["upper"]
+        inputs = self.problem.input_boxes(lower, upper)
+        boxes = intermediate_boxes(plan, inputs, magnitudes=self.problem.magnitudes, until=target)
+        low, high = (end.expand(count, *end.shape[1:]) for end in boxes[target])
+        rows = self.clauses.rows[fields["clause"]] if self.guide is None else self.guide((low, high))
+        shaped = rows.unflatten(2, plan.shape(target))
+        lines = relax_all(plan, target, boxes)
+        trace, error = Trace(), RoundingError(plan, self.problem.magnitudes)
+        value = backward(plan, target, shaped, lines, inputs, trace=trace, error=error).expand(count, -1)
+        found = torch.nan_to_num(self.measure(value, (low, high), fields["clause"]), nan=torch.inf)
+        found = torch.minimum(found, -fields["bound"])
+        dropped = found <= self.limit
+        if bool(dropped.any()):
+            self.highest = max(self.highest, float(found[dropped].max()))
+        a = trace.inputs.get(self.problem.input)
+        a = value.new_zeros(count, 1, lower.shape[1]) if a is None else a.flatten(2)[:, :1].expand(count, -1, -1)
+        first, last = fields["lower"], fields["upper"]
+        if self.guide is None:  # what the row excludes is at most the limit
+            below = torch.nextafter(value[:, :1] - self.row(self.limit), value.new_tensor(-torch.inf))
+            clipped = clip_box(first, last, a[:, :, self.free], below)
+            if not (torch.equal(clipped[0], first) and torch.equal(clipped[1], last)):
+                self.highest = max(self.highest, self.limit)
+            first, last = clipped
+            dropped = dropped | (first > last).any(1)
+        left = (~dropped).nonzero().squeeze(1)
+        kept = {k: v[left] for k, v in fields.items()} | {"lower": first[left], "upper": last[left]}
+        kept["bound"] = -found[left]
+        points = torch.where(a[left, 0] >= 0, lower[left], upper[left])
+        if left.numel():
+            width = kept["upper"] - kept["lower"]
+            reach = self.sensitivity(
+                shaped[left, :1].abs().amax(1), {i: lines_of(n, left) for i, n in lines.items()}
+            )
+            direct = a[left, 0][:, self.free].abs() * width
+            score = shares(direct) + shares(reach[:, self.free] * width) + 1e-6 * shares(width)
+            kept["axis"] = score.argmax(1)
+        return kept, points
+
+    def split(self, fields: Fields) -> Fields:
+        """Two children per domain: the chosen axis halved."""
+        axis = fields["axis"].unsqueeze(1)
+        lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
+        middle = lower + 0.5 * (upper - lower)
+        fields = dict(fields, depth=fields["depth"] + 1)
+        left = dict(fields, upper=fields["upper"].scatter(1, axis, middle))
+        right = dict(fields, lower=fields["lower"].scatter(1, axis, middle))
+        return {name: torch.cat([left[name], right[name]]) for name in fields}
+
+    def splittable(self, fields: Fields) -> Tensor:
+        """Whether the chosen axis still has an inner point."""
+        axis = fields["axis"].unsqueeze(1)
+        lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
+        middle = lower + 0.5 * (upper - lower)
+        return ((middle > lower) & (middle < upper)).squeeze(1)
