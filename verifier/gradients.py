@@ -18,6 +18,7 @@ from provenn.bounds.jacobian import jacobian, spectral
 from provenn.bounds.jacobian._norms import input_boxes
 from provenn.bounds.propagate.interval import interval_boxes
 from provenn.bounds.propagate.plan import Plan
+from provenn.verifier.crossings import Crossings
 
 # Points of the first sample, those that are kept, and children of each in a round of the local search.
 SAMPLE, KEPT, CHILDREN = 4096, 24, 24
@@ -61,6 +62,7 @@ class Gradients:
         self.shape = self.made.nodes[self.made.outputs[0]].shape
         self._evaluate, self._plan = evaluator(self.made), Plan(self.made)
         self.generator = torch.Generator().manual_seed(seed)
+        self._crossings = Crossings(graph, self.generator)
         self.lower = 0.0
         self.point = self._centre()
         self.evaluated = 0
@@ -135,6 +137,10 @@ class Gradients:
         few = torch.rand(points.shape, generator=self.generator) < share
         return (points + torch.where(few, move, 0.0)).clamp(self.low, self.high)
 
+    def crossed(self, points: Tensor) -> Tensor:
+        """Points beyond kinks near points."""
+        return self._crossings.of(points).clamp(self.low, self.high)
+
     def climb(self, rounds: int, until: float, start: Tensor | None = None) -> None:
         """Local search from a sample and from ``start``: gradient steps where the norm is smooth, and random moves."""
         points = self.sample(max(KEPT, min(SAMPLE, AT_ONCE // (8 * sum(n.size for n in self.made.nodes)))))
@@ -146,7 +152,7 @@ class Gradients:
                 return
             best = norms.topk(min(KEPT, len(norms))).indices
             points, norms = points[best], norms[best]
-            tried = self.moved(points.repeat(CHILDREN, 1))
+            tried = torch.cat([self.moved(points.repeat(CHILDREN, 1)), self.crossed(points)])
             if number % 3 == 0:
                 tried = torch.cat([tried, self._ascended(points, 8, until)])
             found = self.norms(tried)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from provenn.bounds.graph import Graph, read_onnx
 from provenn.bounds.graph.lattice import lattice
-from provenn.bounds.jacobian import NormGraph, norm_bounds, norm_graph, unbounded
+from provenn.bounds.jacobian import NormGraph, multiplier_bound, norm_bounds, norm_graph, unbounded
 from provenn.bounds.jacobian._norms import LARGEST, MATRIX, NORMS, input_boxes
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
@@ -32,8 +32,8 @@ from provenn.verifier.turned import Turned
 
 # Rows or columns of which each has a graph of its own.
 APART = 64
-# Rounds of the first local search, and the share of the time that it may take.
-ROUNDS, CLIMB_SHARE = 60, 0.1
+# Rounds of the first local search, and the share of the time that it and the multipliers may take.
+ROUNDS, CLIMB_SHARE, MULTIPLIERS_SHARE = 60, 0.1, 0.1
 # Seconds of a part's turn.
 TURN = 1.0
 # Random moves around the minimisers of a round.
@@ -69,11 +69,11 @@ def local_lipschitz(
 ) -> LipschitzResult:
     """Bound the largest induced ``norm`` (1, 2 or inf) of dY/dX over a box, of one row if ``output`` is given.
 
-    ``lower`` and ``upper`` ``[inputs]`` (or one number for all) may be infinite: then there is no tree. The constant is
-    the largest norm at points of the box, or beside it, at which the network is differentiable. Ends when ``upper <= (1 +
-    tolerance) lower`` or after ``timeout`` seconds; both hold either way. ``progress(stage, domains=n, bound=upper,
-    lower=lower, point=point)`` is told where it is. Raises InputError for a wrong call, UnsupportedOperatorError where the
-    network jumps. ``upper`` is infinite where the slope may be.
+    ``lower`` and ``upper`` ``[inputs]`` (or one number for all) may be infinite: then there is no tree. The constant
+    is the largest norm at points of the box, or beside it, at which the network is differentiable. Ends when ``upper <=
+    (1 + tolerance) lower`` or after ``timeout`` seconds; both hold either way. ``progress(stage, domains=n,
+    bound=upper, lower=lower, point=point)`` is told where it is. Raises InputError for a wrong call,
+    UnsupportedOperatorError where the network jumps. ``upper`` is infinite where the slope may be.
     """
     if not (tolerance >= 0 and math.isfinite(tolerance)):
         raise InputError(f"local_lipschitz got tolerance={tolerance!r}, expected a number of at least 0")
@@ -143,6 +143,8 @@ class _Task:
         self.progress("differentiating", domains=0, bound=None)
         self.gradients = Gradients(graph, lower, upper, self.norm, output, seed)
         self.parts: list[_Part] = []
+        self.known = math.inf
+        """What multipliers prove without a tree."""
 
     @property
     def limit(self) -> float:
@@ -153,22 +155,29 @@ class _Task:
         self.gradients.climb(ROUNDS, self.begun + CLIMB_SHARE * self.timeout)
         if not finite(*self.box):
             return self._result(self._unbounded())
+        if self.norm == "2":
+            self.known = self._by_multipliers(self.begun + (CLIMB_SHARE + MULTIPLIERS_SHARE) * self.timeout)
         self.parts = [_Part(self, made) for made in self._graphs()]
         settle_threads(self.parts[0].problem)
         while True:
             worst = max(self.parts, key=lambda part: part.maximum.upper)
             self.tell()
-            if worst.maximum.upper <= self.limit or time.monotonic() > self.deadline:
+            if self.upper <= self.limit or time.monotonic() > self.deadline:
                 break
             if not worst.advance() and worst.maximum.upper > self.limit:
                 break  # the others may get better, the largest of all does not
-        return self._result(max(part.maximum.upper for part in self.parts))
+        return self._result(self.upper)
+
+    @property
+    def upper(self) -> float:
+        """A proven upper bound."""
+        return min(self.known, max(part.maximum.upper for part in self.parts))
 
     def tell(self) -> None:
         self.progress(
             f"at least {self.gradients.lower:.6g}",
             domains=sum(part.maximum.domains for part in self.parts),
-            bound=max(part.maximum.upper for part in self.parts),
+            bound=self.upper,
             lower=self.gradients.lower,
             point=self.gradients.point,
         )
@@ -189,10 +198,16 @@ class _Task:
             return [norm_graph(self.graph, "1", self.output, [i]) for i in range(self.columns)]
         return [norm_graph(self.graph, self.norm, self.output)]
 
+    def _by_multipliers(self, until: float) -> float:
+        """A bound that needs no finite box."""
+        boxes = interval_boxes(Plan(self.graph), input_boxes(self.graph, *self.box))
+        return multiplier_bound(self.graph, boxes, self.norm, self.output, until=until)
+
     def _unbounded(self) -> float:
-        """Over an infinite box intervals alone are finite."""
+        """Over an infinite box intervals and multipliers alone are finite."""
         made = norm_graph(self.graph, self.norm, self.output)
         bound = float(norm_bounds(made, *self.box, steps=0))
+        bound = min(bound, self._by_multipliers(self.deadline))
         if not math.isfinite(bound):
             boxes = interval_boxes(Plan(made.graph), input_boxes(made.graph, *self.box))
             named = unbounded(made.graph, boxes)

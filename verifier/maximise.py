@@ -37,7 +37,8 @@ class Quantity:
 class Maximum:
     """Bounds a quantity from above until it is at most ``limit``, in turns.
 
-    ``tried(points)`` is told points where it may be large, and may raise the limit; ``moved()`` is called as it goes on.
+    ``tried(points)`` is told points where it may be large, and may raise the limit; ``moved()`` is called as it goes
+    on.
     """
 
     def __init__(

@@ -1,0 +1,60 @@
+"""Moves of points across the kinks of a network, into linear regions beside theirs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from provenn.bounds.graph import Graph, evaluator
+from provenn.bounds.ops._operator import Univariate
+from provenn.bounds.propagate.plan import Plan
+
+# Elements whose kinks are crossed in a round, and how far beyond them a point lands, as a share of the way to them.
+ELEMENTS = 48
+BEYOND = (1e-6, 1e-3, 0.1)
+
+
+class Crossings:
+    """The kinks of a graph with one input: operands of functions that bend, less where they bend."""
+
+    def __init__(self, graph: Graph, generator: torch.Generator):
+        self.generator, self.graph = generator, graph
+        plan = Plan(graph)
+        bends: dict[int, list[float]] = {}
+        for node, operator, prepared in zip(graph.nodes, plan.operators, plan.prepared, strict=True):
+            if isinstance(operator, Univariate) and operator.breakpoints is not None and operator.piecewise_linear:
+                for point in operator.breakpoints(prepared):
+                    if torch.as_tensor(point).numel() == 1:
+                        bends.setdefault(node.inputs[0], []).append(float(torch.as_tensor(point)))
+        self.bends = {value: sorted(set(points)) for value, points in bends.items()}
+        self._values = evaluator(replace(graph, outputs=tuple(self.bends))) if self.bends else None
+        self.kinks = [
+            (place, element, point)
+            for place, (value, points) in enumerate(self.bends.items())
+            for element in range(graph.nodes[value].size)
+            for point in points
+        ]
+
+    def of(self, points: Tensor) -> Tensor:
+        """Points ``[n, inputs]`` on the other side of some kinks of points: along the slope of the operand, as far as
+        it reaches the kink there and a little more."""
+        if self._values is None:
+            return points[:0]
+        chosen = torch.randperm(len(self.kinks), generator=self.generator)[:ELEMENTS].tolist()
+        found = []
+        with torch.enable_grad():
+            x = points.detach().requires_grad_()
+            values = self._values([x.reshape(-1, *self.graph.nodes[self.graph.inputs[0]].shape)])
+            for number in chosen:
+                place, element, kink = self.kinks[number]
+                away = values[place].flatten(1)[:, element] - kink
+                (slope,) = torch.autograd.grad(away.sum(), x, retain_graph=True, allow_unused=True)
+                if slope is None:
+                    continue
+                size = slope.square().sum(1, keepdim=True)
+                share = BEYOND[int(torch.randint(len(BEYOND), (), generator=self.generator))]
+                move = torch.where(size > 0, (1 + share) * away.detach()[:, None] * slope / size, 0.0)
+                found.append(points - torch.nan_to_num(move, nan=0.0, posinf=0.0, neginf=0.0))
+        return torch.cat(found) if found else points[:0]
