@@ -49,7 +49,8 @@ def least_norm(lower: Tensor, upper: Tensor, norm: str) -> Tensor:
     length = torch.linalg.vector_norm((middle @ vector).flatten(1), dim=1)
     length = length / torch.linalg.vector_norm(vector.flatten(1), dim=1)
     rounding = 4e-16 * (middle[0].numel() + 16) * torch.linalg.vector_norm(middle.flatten(1), dim=1)
-    return (length - rounding - spectral(-radius, radius)).clamp(min=0.0) * (1 - 1e-15)
+    least = (length - rounding - spectral(-radius, radius)).clamp(min=0.0) * (1 - 1e-15)
+    return torch.nan_to_num(least, nan=0.0, posinf=0.0)
 
 
 class Gradients:
@@ -91,15 +92,18 @@ class Gradients:
         return torch.where(fine, matrix_norm(torch.where(fine[:, None, None], matrices, 0.0), self.norm), 0.0)
 
     def prove(self, points: Tensor) -> Tensor:
-        """Proven lower bounds ``[n]`` of the constant, from points ``[n, inputs]`` of the box."""
-        boxes = interval_boxes(self._plan, input_boxes(self.made, points, points))
+        """Proven lower bounds ``[n]`` of the constant, from points ``[n, inputs]`` of the box.
+
+        The boxes around them have an inside, so that no choice of sides counts that no point there makes.
+        """
+        boxes = interval_boxes(self._plan, input_boxes(self.made, *widened(points, points)))
         return least_norm(*boxes[self.made.outputs[0]], self.norm)
 
     def take(self, points: Tensor, norms: Tensor | None = None) -> bool:
         """Try points (moved into the box) as the best one; whether one is."""
         if len(points) == 0:
             return False
-        points = points.clamp(self.low, self.high)
+        points = torch.nan_to_num(points).clamp(self.low, self.high)
         norms = self.norms(points) if norms is None else norms
         best = norms.topk(min(4, len(norms)))
         if float(best.values[0]) <= self.lower:
@@ -185,6 +189,12 @@ def _distinct(points: Tensor, norms: Tensor) -> tuple[Tensor, Tensor]:
     rounded = np.round(norms.numpy() / (1e-9 * max(1e-300, float(norms.max()))))
     first = torch.from_numpy(np.unique(rounded, return_index=True)[1])
     return points[first], norms[first]
+
+
+def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """A box with the closed one in its inside: there kinks on the boundary have both sides."""
+    infinity = torch.full_like(lower, torch.inf)
+    return torch.nextafter(lower, -infinity), torch.nextafter(upper, infinity)
 
 
 def finite(lower: Tensor, upper: Tensor) -> bool:

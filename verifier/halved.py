@@ -21,7 +21,7 @@ from provenn.verifier.clip import clip_box
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.rebound import shares
-from provenn.verifier.renewed import Guide, Measure, Row
+from provenn.verifier.renewed import Guide, Measure, Row, not_less
 from provenn.verifier.sensitivity import Sensitivity
 from provenn.verifier.workers import cut, joined
 
@@ -73,7 +73,7 @@ class Halved:
         lines = relax_all(plan, target, boxes)
         trace, error = Trace(), RoundingError(plan, self.problem.magnitudes)
         value = backward(plan, target, shaped, lines, inputs, trace=trace, error=error).expand(count, -1)
-        found = torch.nan_to_num(self.measure(value, (low, high), fields["clause"]), nan=torch.inf)
+        found = not_less(self.measure(value, (low, high), fields["clause"]))
         found = torch.minimum(found, -fields["bound"])
         dropped = found <= self.limit
         if bool(dropped.any()):

@@ -7,6 +7,7 @@ splits, whose worst domains are split first until both are close enough. Any tim
 from __future__ import annotations
 
 import math
+import operator
 import os
 import time
 from collections.abc import Callable
@@ -20,11 +21,11 @@ from torch import Tensor
 from provenn.bounds.graph import Graph, read_onnx
 from provenn.bounds.graph.lattice import lattice
 from provenn.bounds.jacobian import NormGraph, multiplier_bound, norm_bounds, norm_graph, unbounded
-from provenn.bounds.jacobian._norms import LARGEST, MATRIX, NORMS, input_boxes
+from provenn.bounds.jacobian._norms import LARGEST, MATRIX, input_boxes, norm_name
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.errors import InputError, UnsupportedOperatorError
-from provenn.verifier.gradients import Gradients, finite
+from provenn.verifier.gradients import Gradients, finite, widened
 from provenn.verifier.maximise import Maximum, Quantity
 from provenn.verifier.problem import Problem
 from provenn.verifier.threads import settle_threads
@@ -36,6 +37,10 @@ APART = 64
 ROUNDS, CLIMB_SHARE, MULTIPLIERS_SHARE = 60, 0.1, 0.1
 # Seconds of a part's turn.
 TURN = 1.0
+# Boxes after which a bound that is infinite still is refused.
+HOPELESS = 512
+# Upper bounds that are as good as 0: roots of what is only just no subnormal number.
+NOTHING = 1e-150
 # Random moves around the minimisers of a round.
 TRIED = 256
 
@@ -69,14 +74,18 @@ def local_lipschitz(
 ) -> LipschitzResult:
     """Bound the largest induced ``norm`` (1, 2 or inf) of dY/dX over a box, of one row if ``output`` is given.
 
-    ``lower`` and ``upper`` ``[inputs]`` (or one number for all) may be infinite: then there is no tree. The constant
-    is the largest norm at points of the box, or beside it, at which the network is differentiable. Ends when ``upper <=
-    (1 + tolerance) lower`` or after ``timeout`` seconds; both hold either way. ``progress(stage, domains=n,
-    bound=upper, lower=lower, point=point)`` is told where it is. Raises InputError for a wrong call,
-    UnsupportedOperatorError where the network jumps. ``upper`` is infinite where the slope may be.
+    ``network`` is a path or a graph of one input and one output; ``lower`` and ``upper`` ``[inputs]`` (or one number
+    for all) may be infinite: then there is no tree. ``output`` is a flat position from 0. The constant is the largest
+    norm at points of the box, or beside it, at which the network is differentiable: a kink on the boundary counts with
+    both sides. Ends when ``upper <= (1 + tolerance) lower`` or after ``timeout`` seconds; both hold either way.
+    ``seed`` is that of the sampled points, ``progress(stage, domains=n, bound=upper, lower=lower, point=point)`` is
+    told where it is. Raises InputError for a wrong call, UnsupportedOperatorError, which names the operator, where the
+    network jumps or no bound of a slope is found in a finite box; where the time is too short for one ``upper`` is
+    infinite.
     """
     if not (tolerance >= 0 and math.isfinite(tolerance)):
         raise InputError(f"local_lipschitz got tolerance={tolerance!r}, expected a number of at least 0")
+    checked_timeout("local_lipschitz", timeout)
     graph = differentiable(network)
     ends = box_of(graph, lower, upper)
     before = torch.get_num_threads()
@@ -85,6 +94,23 @@ def local_lipschitz(
             return _Task(graph, *ends, str(norm), output, tolerance, timeout, seed, progress).run()
     finally:
         torch.set_num_threads(before)
+
+
+def checked_timeout(what: str, timeout: float) -> None:
+    """Raises InputError for what is no number of seconds."""
+    if not timeout > 0:
+        raise InputError(f"{what} got timeout={timeout!r}, expected a positive number of seconds")
+
+
+def position(what: str, place: int, size: int) -> int:
+    """A flat position. Raises InputError where there is none."""
+    try:
+        found = operator.index(place)
+    except TypeError:
+        found = -1
+    if not 0 <= found < size:
+        raise InputError(f"{what} got {place!r}, expected a position from 0 to {size - 1}")
+    return found
 
 
 def differentiable(network: str | os.PathLike[str] | Graph) -> Graph:
@@ -107,17 +133,12 @@ def box_of(graph: Graph, lower: np.ndarray | float, upper: np.ndarray | float) -
         if flat.size not in (1, size):
             raise InputError(f"{name} got {flat.size} numbers, the network has {size} inputs")
         ends.append(np.broadcast_to(flat, (size,)).copy())
-    wrong = np.flatnonzero(~(ends[0] <= ends[1]))
+    wrong = np.flatnonzero(~((ends[0] <= ends[1]) & (ends[0] < np.inf) & (ends[1] > -np.inf)))
     if len(wrong):
         i = int(wrong[0])
-        raise InputError(f"input {i} got lower={ends[0][i]!r} and upper={ends[1][i]!r}, expected lower <= upper")
+        first, last = float(ends[0][i]), float(ends[1][i])
+        raise InputError(f"input {i} got lower={first!r} and upper={last!r}, expected numbers with lower <= upper")
     return torch.from_numpy(ends[0]), torch.from_numpy(ends[1])
-
-
-def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-    """A box with the closed one in its inside: there kinks on the boundary have both sides."""
-    infinity = torch.full_like(lower, torch.inf)
-    return torch.nextafter(lower, -infinity), torch.nextafter(upper, infinity)
 
 
 class _Task:
@@ -130,18 +151,15 @@ class _Task:
         self.begun = time.monotonic()
         self.deadline = self.begun + timeout
         self.tolerance, self.progress = tolerance, progress or (lambda stage, **numbers: None)
-        self.graph, self.output = graph, output
+        self.graph = graph
         self.box = widened(lower, upper)
         self.rows = graph.nodes[graph.outputs[0]].size
         self.columns = graph.nodes[graph.inputs[0]].size
-        if output is not None and not 0 <= output < self.rows:
-            raise InputError(f"output got {output!r}, expected a position from 0 to {self.rows - 1}")
-        self.norm = {"1.0": "1", "2.0": "2"}.get(norm, norm)
-        if self.norm not in NORMS:
-            raise InputError(f"norm got {norm!r}, expected one of {', '.join(NORMS)}")
+        self.output = None if output is None else position("output", output, self.rows)
+        self.norm = norm_name(norm)
         self.timeout = timeout
         self.progress("differentiating", domains=0, bound=None)
-        self.gradients = Gradients(graph, lower, upper, self.norm, output, seed)
+        self.gradients = Gradients(graph, lower, upper, self.norm, self.output, seed)
         self.parts: list[_Part] = []
         self.known = math.inf
         """What multipliers prove without a tree."""
@@ -149,7 +167,7 @@ class _Task:
     @property
     def limit(self) -> float:
         """What an upper bound has to reach."""
-        return self.gradients.lower * (1 + self.tolerance)
+        return max(self.gradients.lower * (1 + self.tolerance), NOTHING)
 
     def run(self) -> LipschitzResult:
         self.gradients.climb(ROUNDS, self.begun + CLIMB_SHARE * self.timeout)
@@ -164,6 +182,8 @@ class _Task:
             self.tell()
             if self.upper <= self.limit or time.monotonic() > self.deadline:
                 break
+            if math.isinf(self.upper) and worst.maximum.domains >= HOPELESS:
+                self._refuse(worst.made)
             if not worst.advance() and worst.maximum.upper > self.limit:
                 break  # the others may get better, the largest of all does not
         return self._result(self.upper)
@@ -185,9 +205,10 @@ class _Task:
     def _result(self, upper: float) -> LipschitzResult:
         domains = sum(part.maximum.domains for part in self.parts)
         found = self.gradients
-        upper = max(upper, found.lower)
+        if not found.lower <= upper:
+            raise RuntimeError(f"the bounds {found.lower!r} and {upper!r} of one constant exclude each other")
         return LipschitzResult(
-            found.lower, upper, found.point.numpy().copy(), self.norm, time.monotonic() - self.begun, domains
+            found.lower, max(0.0, upper), found.point.numpy().copy(), self.norm, time.monotonic() - self.begun, domains
         )
 
     def _graphs(self) -> list[NormGraph]:
@@ -209,11 +230,14 @@ class _Task:
         bound = float(norm_bounds(made, *self.box, steps=0))
         bound = min(bound, self._by_multipliers(self.deadline))
         if not math.isfinite(bound):
-            boxes = interval_boxes(Plan(made.graph), input_boxes(made.graph, *self.box))
-            named = unbounded(made.graph, boxes)
-            if named:
-                raise UnsupportedOperatorError(f"the slope of {named[0]} is not bounded there; take a smaller region")
+            self._refuse(made)
         return bound
+
+    def _refuse(self, made: NormGraph) -> None:
+        """Raises UnsupportedOperatorError with the name of an operator whose slope is infinite over the whole box."""
+        boxes = interval_boxes(Plan(made.graph), input_boxes(made.graph, *self.box))
+        for name in unbounded(made.graph, boxes):
+            raise UnsupportedOperatorError(f"no Jacobian: {name} is not bounded there; take a smaller region")
 
 
 class _Part:

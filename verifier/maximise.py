@@ -12,7 +12,7 @@ from torch import Tensor
 from provenn.bounds.ops._operator import Univariate
 from provenn.verifier.halved import Halved
 from provenn.verifier.problem import Clauses, Problem
-from provenn.verifier.renewed import Guide, Measure, Renewed, Row
+from provenn.verifier.renewed import Guide, Measure, Renewed, Row, not_less
 from provenn.verifier.root import root_facts
 from provenn.verifier.search import Search
 
@@ -53,7 +53,7 @@ class Maximum:
         box = tuple(end.expand(count, *end.shape[1:]) for end in self.facts.output)
         nothing = torch.full((count, 1), -torch.inf, dtype=torch.float64, device=problem.device)
         found = quantity.measure(nothing, box, torch.arange(count, device=problem.device))  # type: ignore[arg-type]
-        self.known = float(torch.nan_to_num(found, nan=torch.inf).max())
+        self.known = float(not_less(found).max())
         self.searches: list[Search] = []
         self.bounders: list[Renewed | Halved] = []
         self._makers = self._ways()
@@ -117,7 +117,7 @@ class Maximum:
             self.searches.append(
                 Search(
                     self.bounders[-1], batch=BATCH, least=LEAST, check=self._check,
-                    progress=lambda domains, open_, bound: self.moved(), interlude=self._done,
+                    progress=self._moved, interlude=self._done,
                 )
             )  # fmt: skip
             return len(self.searches) - 1
@@ -126,6 +126,9 @@ class Maximum:
 
     def _done(self) -> bool:
         return self.upper <= self._limit
+
+    def _moved(self, domains: int, open_: int, bound: float) -> None:
+        self.moved()
 
     def _check(self, points: Tensor, clause: Tensor) -> bool:
         self.tried(points)

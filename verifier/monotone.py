@@ -13,11 +13,15 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.graph import Graph, evaluator
-from provenn.bounds.jacobian import jacobian
-from provenn.bounds.propagate.interval import Box
+from provenn.bounds.jacobian import jacobian, unbounded
+from provenn.bounds.jacobian._norms import input_boxes
+from provenn.bounds.propagate.intermediate import intermediate_boxes
+from provenn.bounds.propagate.interval import Box, interval_boxes
+from provenn.bounds.propagate.plan import Plan
+from provenn.bounds.propagate.rounding import Magnitudes
 from provenn.errors import InputError
-from provenn.verifier.gradients import finite
-from provenn.verifier.lipschitz import TURN, box_of, differentiable, widened
+from provenn.verifier.gradients import finite, widened
+from provenn.verifier.lipschitz import TURN, box_of, checked_timeout, differentiable, position
 from provenn.verifier.maximise import Maximum, Quantity
 from provenn.verifier.problem import Problem
 from provenn.verifier.replay import Replay
@@ -70,19 +74,23 @@ def prove_monotone(
 ) -> MonotoneResult:
     """Prove or refute that an output grows (``up``) or falls (``down``) with an input, all others held, over a box.
 
-    Not strictly: a constant does both. The proof is of the network as a real function, from the sign of its derivative;
-    the witness is one of the network on onnxruntime, in its element type. Raises InputError for a wrong call,
-    UnsupportedOperatorError where the network jumps.
+    Not strictly: a constant does both. ``network`` is a path; ``lower`` and ``upper`` ``[inputs]`` (or one number for
+    all) are finite, ``input`` and ``output`` flat positions from 0. The proof is of the network as a real function,
+    from the sign of its derivative wherever there is one: enough where every value is continuous, which the finite
+    boxes of all values show (poles and undefined values have infinite ones). A witness has the wrong order both on
+    onnxruntime, in the network's element type, and in real numbers. Ends after ``timeout`` seconds at the latest.
+    ``progress(stage, domains=n, bound=slope)`` is told where it is. Raises InputError for a wrong call,
+    UnsupportedOperatorError, which names the operator, where the network jumps.
     """
+    checked_timeout("prove_monotone", timeout)
     if direction not in DIRECTIONS:
         raise InputError(f"direction got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
     graph = differentiable(network)
     ends = box_of(graph, lower, upper)
     if not finite(*ends):
         raise InputError("prove_monotone got an infinite box, expected finite ends")
-    for name, place, index in (("input", input, graph.inputs[0]), ("output", output, graph.outputs[0])):
-        if not 0 <= place < graph.nodes[index].size:
-            raise InputError(f"{name} got {place!r}, expected a position from 0 to {graph.nodes[index].size - 1}")
+    input = position("input", input, graph.nodes[graph.inputs[0]].size)
+    output = position("output", output, graph.nodes[graph.outputs[0]].size)
     before = torch.get_num_threads()
     try:
         with torch.no_grad():
@@ -108,15 +116,20 @@ class _Task:
         self.generator = torch.Generator().manual_seed(seed)
         self.made = jacobian(graph, [output], [input])
         self.network, self.slope = evaluator(graph), evaluator(self.made)
+        self.exact = Plan(graph)
         self.pair: tuple[np.ndarray, np.ndarray] | None = None
+        self.broken = ""
 
     def run(self) -> MonotoneResult:
         self.progress("looking for a witness", domains=0, bound=None)
+        if bool(self.box[0][self.input] == self.box[1][self.input]):
+            return self._result("proved", 0.0, 0)
         if self._attack(self._sample(SAMPLE)):
             return self._result("refuted", -np.inf, 0)
         whole = Problem(self.made, None, torch.device("cpu"))  # type: ignore[arg-type]
         problem = whole.within(*(end[None] for end in widened(*self.box)))
         settle_threads(problem)
+        self.broken = self._broken()
         rows = torch.full((1, 1, 1), self.sign, dtype=torch.float64)
         self.maximum = Maximum(
             problem, Quantity(rows, self._measure, lambda limit: -limit), deadline=self.deadline, tried=self._attack,
@@ -128,7 +141,20 @@ class _Task:
         if self.pair is not None:
             return self._result("refuted", -np.inf, domains)
         bound = 0.0 - self.maximum.upper
-        return self._result("proved" if bound >= 0 else "unknown", bound, domains)
+        return self._result("proved" if bound >= 0 and not self.broken else "unknown", bound, domains)
+
+    def _broken(self) -> str:
+        """An operator that may have a pole, or be undefined, somewhere in the box; empty where there is none.
+
+        Inputs of one value are widened as they are for the slope: the proof is of a box with an inside.
+        """
+        alone, wide = self.box[0] == self.box[1], widened(*self.box)
+        ends = (torch.where(alone, side, end) for side, end in zip(wide, self.box, strict=True))
+        plan, inputs = Plan(self.graph), input_boxes(self.graph, *ends)
+        boxes: dict[int, Box] = interval_boxes(plan, inputs)
+        if unbounded(self.graph, boxes):
+            boxes = intermediate_boxes(plan, inputs, magnitudes=Magnitudes(plan, boxes))
+        return next(iter(unbounded(self.graph, boxes)), "")
 
     def _tell(self) -> None:
         self.progress("splitting", domains=self.maximum.domains, bound=-self.maximum.upper)
@@ -140,12 +166,16 @@ class _Task:
 
     def _result(self, verdict: Finding, bound: float, domains: int) -> MonotoneResult:
         what = f"output {self.output} {self.words} as input {self.input} grows"
-        reason = {
-            "proved": f"{what}: its slope has one sign",
-            "refuted": "two inputs that differ in that input only were replayed on onnxruntime",
-            "unknown": f"{what} as far as known, but the sign of its slope is open"
-            + ("; time ran out" if time.monotonic() > self.deadline else ""),
-        }[verdict]
+        late = "; time ran out" if time.monotonic() > self.deadline else ""
+        if verdict == "proved":
+            alone = bool(self.box[0][self.input] == self.box[1][self.input])
+            reason = f"{what}: " + ("that input has one value" if alone else "its slope has one sign")
+        elif verdict == "refuted":
+            reason = "two inputs that differ in that input only were replayed on onnxruntime"
+        elif self.broken and bound >= 0:
+            reason = f"the slope has one sign, but {self.broken} may have a pole or be undefined; take a smaller box"
+        else:
+            reason = f"{what} as far as known, but the sign of its slope is open{late}"
         inputs, outputs = self.pair if self.pair is not None else (None, None)
         seconds = time.monotonic() - self.begun
         return MonotoneResult(verdict, reason, inputs, outputs, bound, seconds, domains)
@@ -200,6 +230,7 @@ class _Task:
         return False
 
     def _replayed(self, first: Tensor, second: Tensor) -> bool:
+        """The pair and its outputs where their order is wrong on onnxruntime and, by intervals, in real numbers."""
         pair = np.stack([first.numpy(), second.numpy()]).astype(self.element)
         # Moved into the box in the element type; the other inputs are the same numbers.
         low, high = (end.numpy().astype(self.element) for end in self.box)
@@ -215,14 +246,24 @@ class _Task:
             return False
         if not pair[0, self.input] < pair[1, self.input]:
             return False
-        outputs = [self.replay.run(x) for x in pair]
-        if outputs[0] is None or outputs[1] is None:
+        if not self._falls(pair):
             return False
-        y = np.array([out[self.output] for out in outputs])
+        y = np.full(2, np.nan)
+        for place, x in enumerate(pair):
+            out = self.replay.run(x)
+            if out is not None:
+                y[place] = out[self.output]
         if not np.isfinite(y).all() or not self.sign * (float(y[1]) - float(y[0])) < 0:
             return False
         self.pair = pair, y
         return True
+
+    def _falls(self, pair: np.ndarray) -> bool:
+        """Whether the real outputs at two inputs have the wrong order, whatever rounding does."""
+        points = torch.from_numpy(pair.astype(np.float64))
+        ends = interval_boxes(self.exact, input_boxes(self.graph, points, points))[self.graph.outputs[0]]
+        low, high = (end.flatten(1)[:, self.output].tolist() for end in ends)
+        return high[1] < low[0] if self.sign > 0 else low[1] > high[0]
 
 
 def as_report(result: MonotoneResult) -> dict[str, Any]:

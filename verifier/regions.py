@@ -71,7 +71,7 @@ def inside(g: np.ndarray, h: np.ndarray, low: np.ndarray, high: np.ndarray) -> t
     width = high - low
     size = np.abs(g) @ width
     used = size > 0
-    if (~used & (h < 0)).any():
+    if (h[~g.any(1)] < 0).any():
         return True, None
     g, h, size = g[used], h[used], size[used]
     if len(g) == 0:

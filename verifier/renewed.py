@@ -77,7 +77,7 @@ class Renewed(Fixed):
         if fields["bound"].numel() == 0:
             return fields, torch.zeros(0, math.prod(self.problem.input_shape), device=self.problem.device)
         objective, found, proof = self._bounded(fields, box)
-        upper = torch.nan_to_num(self.measure(proof, box, fields["clause"]), nan=torch.inf)
+        upper = not_less(self.measure(proof, box, fields["clause"]))
         upper = torch.minimum(upper, -fields["bound"])  # the parent's holds as well
         dropped = upper <= self.limit
         if bool(dropped.any()):
@@ -88,6 +88,7 @@ class Renewed(Fixed):
         row = torch.zeros_like(open_)
         points = self._minimiser(found, open_, row)
         if open_.numel():
+            self._gain = upper.new_zeros(open_.numel())
             self.choose(kept, found, objective, open_, row)
             kept, points = self._settled(kept, points, open_)
         return kept, points
@@ -136,7 +137,8 @@ class Renewed(Fixed):
         if bool(reached.any()):
             self.highest = max(self.highest, float(upper[reached].max()))
         left = (~(refuted | reached)).nonzero().squeeze(1)
-        return {k: v[left] for k, v in kept.items()}, points[left]
+        # There are no minimisers where no row reads the input.
+        return {k: v[left] for k, v in kept.items()}, points[left] if len(points) else points
 
     def _renewed(self, fields: Fields) -> tuple[Fields, Box]:
         """The domains that are not empty, with their boxes in place of the root's, and the boxes of the output."""
@@ -154,7 +156,7 @@ class Renewed(Fixed):
         boxes = {v: (wide(b[0]), wide(b[1])) for v, b in boxes.items()}
         full = torch.ones(count, dtype=torch.bool, device=self.problem.device)
         for lower, upper in boxes.values():
-            full &= (lower <= upper).flatten(1).all(1)
+            full &= ~(lower > upper).flatten(1).any(1)
         lower, upper = map(wide, found[self.target])
         pick = full.nonzero().squeeze(1)
         self.boxes = {torch.float64: {v: (b[0][pick], b[1][pick]) for v, b in boxes.items()}}
@@ -181,6 +183,11 @@ class Renewed(Fixed):
         found = total.masked_fill(~allowed, -torch.inf)
         self._gain = found.amax(1).double()
         return found
+
+
+def not_less(upper: Tensor) -> Tensor:
+    """Upper bounds, infinite where they are no numbers."""
+    return torch.nan_to_num(upper, nan=torch.inf, posinf=torch.inf)
 
 
 def owners(plan: Plan, columns: Columns) -> Tensor:

@@ -83,7 +83,7 @@ def norm_graph(
     ``inputs`` restricts the columns to some flat inputs. Raises InputError for another norm or a position that does not
     exist, UnsupportedOperatorError for operators with jumps.
     """
-    name = _name(norm)
+    name = norm_name(norm)
     made = jacobian(graph, None if output is None else [output], inputs)
     builder = Builder(list(made.nodes), origin=f"norm {name}", name=f"norm {name}")
     node = made.nodes[made.outputs[0]]
@@ -106,7 +106,8 @@ def norm_graph(
     return NormGraph(found, name, kind, (rows, columns))
 
 
-def _name(norm: str | float) -> str:
+def norm_name(norm: str | float) -> str:
+    """An entry of ``NORMS``. Raises InputError for what is none."""
     found = {"1": "1", "1.0": "1", "2": "2", "2.0": "2", "inf": "inf"}.get(str(norm))
     if found is None:
         raise InputError(f"norm got {norm!r}, expected one of {', '.join(NORMS)}")
@@ -243,5 +244,5 @@ def unbounded(graph: Graph, boxes: Mapping[int, Box]) -> list[str]:
     return [
         node.origin or node.operator
         for index, node in enumerate(graph.nodes)
-        if not finite.get(index, True) and all(finite.get(i, True) for i in node.inputs)
+        if node.inputs and not finite.get(index, True) and all(finite.get(i, True) for i in node.inputs)
     ]

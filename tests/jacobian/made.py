@@ -14,13 +14,9 @@ from provenn.bounds.graph._builder import Builder, Value
 from provenn.errors import ModelError
 
 from ..soundness import fragments, recipes
-from ..soundness.graphs import random_graph
+from ..soundness.graphs import JUMPING, random_graph
 
 RECIPES = recipes.RECIPES | fragments.RECIPES
-JUMPING = (
-    "Sign", "Floor", "Ceil", "Round", "where", "decided", "equal", "compare", "gather_variable", "scatter_variable",
-    "slice_variable", "one_hot", "cast_there_and_back", "top_k", "hardmax", "remainder", "ThresholdedRelu", "Shrink",
-)  # fmt: skip
 SMOOTH = {name: recipe for name, recipe in RECIPES.items() if name not in JUMPING}
 
 

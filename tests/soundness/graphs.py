@@ -20,6 +20,11 @@ TYPES = {
     "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE, "int64": TensorProto.INT64,
     "int32": TensorProto.INT32, "bool": TensorProto.BOOL,
 }  # fmt: skip
+JUMPING = (
+    "Sign", "Floor", "Ceil", "Round", "where", "decided", "equal", "compare", "gather_variable", "scatter_variable",
+    "slice_variable", "one_hot", "cast_there_and_back", "top_k", "hardmax", "remainder", "ThresholdedRelu", "Shrink",
+)  # fmt: skip
+"""Recipes of graphs that have no Jacobian."""
 SAMPLES, LARGEST, MOST_ELEMENTS = 12, 300.0, 48
 
 
