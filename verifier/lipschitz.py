@@ -38,7 +38,7 @@ ROUNDS, CLIMB_SHARE, MULTIPLIERS_SHARE = 60, 0.1, 0.1
 # Seconds of a part's turn.
 TURN = 1.0
 # Boxes after which a bound that is infinite still is refused.
-HOPELESS = 512
+HOPELESS = 64
 # Upper bounds that are as good as 0: roots of what is only just no subnormal number.
 NOTHING = 1e-150
 # Random moves around the minimisers of a round.
