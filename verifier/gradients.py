@@ -145,10 +145,12 @@ class Gradients:
         """Points beyond kinks near points."""
         return self._crossings.of(points).clamp(self.low, self.high)
 
-    def climb(self, rounds: int, until: float, start: Tensor | None = None) -> None:
-        """Local search from a sample and from ``start``: gradient steps where the norm is smooth, and random moves."""
+    def climb(self, rounds: int, until: float, *, fresh: bool = False) -> None:
+        """Local search from a sample, and from the best point unless ``fresh``: gradient steps where the norm is smooth,
+        random moves, and moves across kinks."""
         points = self.sample(max(KEPT, min(SAMPLE, AT_ONCE // (8 * sum(n.size for n in self.made.nodes)))))
-        points = torch.cat([points, self.point[None]] + ([] if start is None else [start]))
+        if not fresh:
+            points = torch.cat([points, self.point[None]])
         norms = self.norms(points)
         self.take(points, norms)
         for number in range(rounds):

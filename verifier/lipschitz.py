@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,13 +29,18 @@ from provenn.errors import InputError, UnsupportedOperatorError
 from provenn.verifier.gradients import Gradients, finite, widened
 from provenn.verifier.maximise import Maximum, Quantity
 from provenn.verifier.problem import Problem
+from provenn.verifier.root import root_facts
 from provenn.verifier.threads import settle_threads
 from provenn.verifier.turned import Turned
 
 # Rows or columns of which each has a graph of its own.
 APART = 64
-# Rounds of the first local search, and the share of the time that it and the multipliers may take.
-ROUNDS, CLIMB_SHARE, MULTIPLIERS_SHARE = 60, 0.1, 0.1
+# Rounds of a local search, and the share of the time that the first may take.
+ROUNDS, CLIMB_SHARE = 60, 0.1
+# How often the local search starts anew over an infinite box.
+RESTARTS = 40
+# The turn of a part in which multipliers bound its root, the share of the time for that, and steps of the boxes' slopes.
+MULTIPLIERS_TURN, MULTIPLIERS_SHARE, FACT_STEPS = 3, 0.2, 10
 # Seconds of a part's turn.
 TURN = 1.0
 # Boxes after which a bound that is infinite still is refused.
@@ -161,8 +167,6 @@ class _Task:
         self.progress("differentiating", domains=0, bound=None)
         self.gradients = Gradients(graph, lower, upper, self.norm, self.output, seed)
         self.parts: list[_Part] = []
-        self.known = math.inf
-        """What multipliers prove without a tree."""
 
     @property
     def limit(self) -> float:
@@ -172,26 +176,24 @@ class _Task:
     def run(self) -> LipschitzResult:
         self.gradients.climb(ROUNDS, self.begun + CLIMB_SHARE * self.timeout)
         if not finite(*self.box):
-            return self._result(self._unbounded())
-        if self.norm == "2":
-            self.known = self._by_multipliers(self.begun + (CLIMB_SHARE + MULTIPLIERS_SHARE) * self.timeout)
-        self.parts = [_Part(self, made) for made in self._graphs()]
+            return self._everywhere()
+        self.parts = [_Part(self, *made) for made in self._graphs()]
         settle_threads(self.parts[0].problem)
         while True:
-            worst = max(self.parts, key=lambda part: part.maximum.upper)
+            worst = max(self.parts, key=lambda part: part.upper)
             self.tell()
             if self.upper <= self.limit or time.monotonic() > self.deadline:
                 break
             if math.isinf(self.upper) and worst.maximum.domains >= HOPELESS:
                 self._refuse(worst.made)
-            if not worst.advance() and worst.maximum.upper > self.limit:
+            if not worst.advance() and worst.upper > self.limit:
                 break  # the others may get better, the largest of all does not
         return self._result(self.upper)
 
     @property
     def upper(self) -> float:
         """A proven upper bound."""
-        return min(self.known, max(part.maximum.upper for part in self.parts))
+        return max(part.upper for part in self.parts)
 
     def tell(self) -> None:
         self.progress(
@@ -211,27 +213,38 @@ class _Task:
             found.lower, max(0.0, upper), found.point.numpy().copy(), self.norm, time.monotonic() - self.begun, domains
         )
 
-    def _graphs(self) -> list[NormGraph]:
-        """A graph for each row or column sum, where they are few: what the others need is left out."""
+    def _graphs(self) -> list[tuple[NormGraph, int | None, int | None]]:
+        """Graphs and the row and the column that they are of: one for each row or column sum, where those are few, so
+        that what the others need is left out."""
         if self.norm == "inf" and self.output is None and 1 < self.rows <= APART:
-            return [norm_graph(self.graph, "inf", j) for j in range(self.rows)]
+            return [(norm_graph(self.graph, "inf", j), j, None) for j in range(self.rows)]
         if self.norm == "1" and 1 < self.columns <= APART:
-            return [norm_graph(self.graph, "1", self.output, [i]) for i in range(self.columns)]
-        return [norm_graph(self.graph, self.norm, self.output)]
+            each = range(self.columns)
+            return [(norm_graph(self.graph, "1", self.output, [i]), self.output, i) for i in each]
+        return [(norm_graph(self.graph, self.norm, self.output), self.output, None)]
 
-    def _by_multipliers(self, until: float) -> float:
-        """A bound that needs no finite box."""
-        boxes = interval_boxes(Plan(self.graph), input_boxes(self.graph, *self.box))
-        return multiplier_bound(self.graph, boxes, self.norm, self.output, until=until)
+    @cached_property
+    def facts(self) -> dict[int, Box]:
+        """Boxes of what the network's own functions read, as tight as a root's."""
+        whole = Problem(self.graph, None, torch.device("cpu"))  # type: ignore[arg-type]
+        problem = whole.within(self.box[0][None], self.box[1][None])
+        return root_facts(problem, *problem.hull, steps=FACT_STEPS, deadline=self.deadline).boxes
 
-    def _unbounded(self) -> float:
-        """Over an infinite box intervals and multipliers alone are finite."""
+    def _everywhere(self) -> LipschitzResult:
+        """Over an infinite box intervals and multipliers alone are finite; the rest of the time is for points."""
         made = norm_graph(self.graph, self.norm, self.output)
         bound = float(norm_bounds(made, *self.box, steps=0))
-        bound = min(bound, self._by_multipliers(self.deadline))
+        boxes = interval_boxes(Plan(self.graph), input_boxes(self.graph, *self.box))
+        bound = min(bound, multiplier_bound(self.graph, boxes, self.norm, self.output, until=self.deadline))
         if not math.isfinite(bound):
             self._refuse(made)
-        return bound
+        for _ in range(RESTARTS):
+            if bound <= self.limit or time.monotonic() > self.deadline:
+                break
+            lower = self.gradients.lower
+            self.progress(f"at least {lower:.6g}", domains=0, bound=bound, lower=lower, point=self.gradients.point)
+            self.gradients.climb(ROUNDS, self.deadline, fresh=True)
+        return self._result(bound)
 
     def _refuse(self, made: NormGraph) -> None:
         """Raises UnsupportedOperatorError with the name of an operator whose slope is infinite over the whole box."""
@@ -243,8 +256,12 @@ class _Task:
 class _Part:
     """A norm graph and the search for its maximum."""
 
-    def __init__(self, task: _Task, made: NormGraph):
-        self.task, self.made = task, made
+    def __init__(self, task: _Task, made: NormGraph, row: int | None, column: int | None):
+        """``row`` and ``column`` are what the graph is restricted to."""
+        self.task, self.made, self.place = task, made, (row, column)
+        self.known = math.inf
+        """What multipliers prove of the root."""
+        self.turns = 0
         self.turned: Turned | None = None
         whole = Problem(made.graph, None, torch.device("cpu"))  # type: ignore[arg-type]
         self.problem = whole.within(task.box[0][None], task.box[1][None])
@@ -257,8 +274,19 @@ class _Part:
             tried=self._tried, moved=task.tell,
         )  # fmt: skip
 
+    @property
+    def upper(self) -> float:
+        """A proven upper bound."""
+        return min(self.known, self.maximum.upper)
+
     def advance(self) -> bool:
-        """Work for one turn; False where nothing is left to do."""
+        """Work for one turn; False where nothing is left to do. Multipliers follow a first look at the tree."""
+        self.turns += 1
+        if self.turns == MULTIPLIERS_TURN:
+            task = self.task
+            until = min(task.deadline, time.monotonic() + MULTIPLIERS_SHARE * task.timeout)
+            self.known = multiplier_bound(task.graph, task.facts, task.norm, *self.place, until=until)
+            return True
         self.maximum.limit = self.task.limit
         return self.maximum.advance(TURN)
 

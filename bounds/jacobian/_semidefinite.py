@@ -23,16 +23,18 @@ from provenn.bounds.jacobian._system import System, system_of
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.rounding import gamma
 
-# How far a path is followed (the relative gap of p), how much closer each stage goes, Newton steps of a stage.
-GAP, CLOSER, NEWTON = 1e-7, 0.15, 12
+# How far a path is followed (the relative gap of p), how much closer each stage goes, Newton steps of a stage, and the
+# gain of a step with which a stage ends; how much shorter than another a step is tried.
+GAP, CLOSER, NEWTON, CENTRED, SHORTER = 1e-5, 0.15, 12, 0.1, 0.6
 
 
 def multiplier_bound(
-    graph: Graph, boxes: Mapping[int, Box], norm: str, output: int | None = None, *, until: float = math.inf
+    graph: Graph, boxes: Mapping[int, Box], norm: str, output: int | None = None, column: int | None = None,
+    *, until: float = math.inf,
 ) -> float:
     """A proven upper bound of the induced ``norm`` of dY/dX where all values are in ``boxes`` (float64, one domain).
 
-    The boxes may be infinite. Infinity for graphs of other operators than affine maps and functions of one variable
+    Only of the row ``output`` and, of norm 1, of the ``column``. The boxes may be infinite. Infinity for graphs of other operators than affine maps and functions of one variable
     whose slopes are bounded, and where ``until`` (time.monotonic()) comes first.
     """
     system = system_of(graph, boxes, output)
@@ -43,7 +45,7 @@ def multiplier_bound(
     if norm == "1":
         system = system.transposed()
     largest = 0.0
-    for row in range(system.outputs):
+    for row in range(system.outputs) if norm != "1" or column is None else [column]:
         largest = max(largest, sum_bound(system.row(row), until))
         if math.isinf(largest):
             break
@@ -88,42 +90,57 @@ def _path(system: System, shared: Tensor, until: float) -> list[Tensor]:
     rows = torch.cat([torch.ones(outputs, dtype=m.dtype), unit[inputs:]])
     m = rows[:, None] * m / unit
     constant, of_z = m[:outputs].mT @ m[:outputs], m[outputs:]
-    choose = torch.zeros(len(weights), size, dtype=m.dtype)
-    choose[shared, torch.arange(inputs)] = 1.0
-    choose[torch.arange(count, len(weights)), torch.arange(inputs, size)] = 1.0
+    owner = torch.cat([shared, torch.arange(count, len(weights))])
+
+    def gathered(x: Tensor) -> Tensor:
+        """Sums over the diagonal elements that share a weight, along the first axis."""
+        if len(weights) == size:
+            return x
+        return torch.zeros(len(weights), *x.shape[1:], dtype=x.dtype).index_add_(0, owner, x)
+
     cost = torch.zeros(len(weights), dtype=m.dtype)
     cost[:count] = weights[:count] / weights[:count].sum()
     w = torch.ones(len(weights), dtype=m.dtype)
 
     def matrix(w: Tensor) -> Tensor:
-        return torch.diag(w @ choose) - constant - of_z.mT @ (w[count:, None] * of_z)
+        return torch.diag(w[owner]) - constant - of_z.mT @ (w[count:, None] * of_z)
+
+    def potential(w: Tensor, mu: float) -> tuple[float, Tensor]:
+        """What is minimised, infinite where F is not positive definite, and F's Cholesky factor."""
+        factor, failed = torch.linalg.cholesky_ex(matrix(w))
+        value = float(cost @ w) / mu - 2 * float(factor.diagonal().log().sum())
+        return (math.inf if int(failed) or not math.isfinite(value) else value), factor
 
     mu = 1.0 / size
     while mu * size > GAP * float(cost @ w):
+        value, factor = potential(w, mu)
         for _ in range(NEWTON):
-            if time.monotonic() > until:
-                return found
-            factor, failed = torch.linalg.cholesky_ex(matrix(w))
-            if int(failed):
-                return found
+            if time.monotonic() > until or math.isinf(value):
+                return [*found, w * weights]
             inverse = torch.cholesky_inverse(factor)
             crossed = of_z @ inverse
-            slope = cost / mu - choose @ inverse.diagonal()
+            slope = cost / mu - gathered(inverse.diagonal())
             slope[count:] += (crossed * of_z).sum(1)
-            curve = choose @ inverse.square() @ choose.mT
-            mixed = choose @ crossed.mT.square()
+            curve = gathered(gathered(inverse.square()).mT.contiguous()).clone()
+            mixed = gathered(crossed.mT.square())
             curve[:, count:] -= mixed
             curve[count:] -= mixed.mT
             curve[count:, count:] += (crossed @ of_z.mT).square()
             damped, failed = torch.linalg.cholesky_ex(curve)
             if int(failed):
-                return found
+                return [*found, w * weights]
             step = -torch.cholesky_solve(slope[:, None], damped)[:, 0]
-            length = math.sqrt(max(0.0, -float(slope @ step)))
-            w = w + step / (1 + length if length > 0.25 else 1.0)
-            if not bool(torch.isfinite(w).all()) or int(torch.linalg.cholesky_ex(matrix(w))[1]):
-                return found
-            if length < 0.25:
+            gain = -float(slope @ step)
+            share, after = 1.0, potential(w + step, mu)
+            while share > 1e-6:  # the best of shorter and shorter steps: the first that gains may end beside the boundary
+                shorter = potential(w + SHORTER * share * step, mu)
+                if math.isfinite(after[0]) and shorter[0] >= after[0]:
+                    break
+                share, after = SHORTER * share, shorter
+            if not after[0] < value:
+                break
+            w, (value, factor) = w + share * step, after
+            if gain < CENTRED:
                 break
         found.append(w * weights)
         mu *= CLOSER
