@@ -25,6 +25,7 @@ from provenn.verifier.lipschitz import TURN, box_of, checked_timeout, differenti
 from provenn.verifier.maximise import Maximum, Quantity
 from provenn.verifier.problem import Problem
 from provenn.verifier.replay import Replay
+from provenn.verifier.signs import signs
 from provenn.verifier.threads import settle_threads
 
 DIRECTIONS = ("up", "down")
@@ -118,7 +119,7 @@ class _Task:
         self.network, self.slope = evaluator(graph), evaluator(self.made)
         self.exact = Plan(graph)
         self.pair: tuple[np.ndarray, np.ndarray] | None = None
-        self.broken = ""
+        self.broken, self.known = "", -np.inf
 
     def run(self) -> MonotoneResult:
         self.progress("looking for a witness", domains=0, bound=None)
@@ -135,13 +136,21 @@ class _Task:
             problem, Quantity(rows, self._measure, lambda limit: -limit), deadline=self.deadline, tried=self._attack,
             moved=self._tell,
         )  # fmt: skip
-        while self.pair is None and time.monotonic() < self.deadline and self.maximum.advance(TURN):
+        self.known = -np.inf if self._wrong_sign(problem) else 0.0
+        while self.known < 0 and self.pair is None and time.monotonic() < self.deadline and self.maximum.advance(TURN):
             pass
         domains = self.maximum.domains
         if self.pair is not None:
             return self._result("refuted", -np.inf, domains)
-        bound = 0.0 - self.maximum.upper
+        bound = max(self.known, 0.0 - self.maximum.upper)
         return self._result("proved" if bound >= 0 and not self.broken else "unknown", bound, domains)
+
+    def _wrong_sign(self, problem: Problem) -> bool:
+        """Whether terms of the wrong sign may be in the slope."""
+        plan = problem.plan(torch.float64)
+        boxes = interval_boxes(plan, problem.input_boxes(*problem.hull), known=self.maximum.facts.boxes)
+        negative, positive = signs(plan, boxes, problem.output)
+        return bool((negative if self.sign > 0 else positive).any())
 
     def _broken(self) -> str:
         """An operator that may have a pole, or be undefined, somewhere in the box; empty where there is none.
