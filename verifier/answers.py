@@ -6,15 +6,12 @@ Nothing heavy is imported at the top: the process that waits and prints must sta
 from __future__ import annotations
 
 import math
-import os
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from provenn.errors import ProvennError
-from provenn.verifier.report import ANSWERED, FAILED, INTERVAL, REFUSED, Answer, one_line, plain
+from provenn.verifier.report import ANSWERED, FAILED, INTERVAL, REFUSED, Answer, failed, one_line, plain
 
 if TYPE_CHECKING:
     from provenn.verifier.watchdog import Message, Outcome, Send
@@ -60,14 +57,8 @@ def work(question: Question, send: Send) -> Message:
     try:
         send({"stage": "loading"})
         return plain(_asked(question, progress))
-    except ProvennError as error:
-        return {"error": one_line(error)}
-    except MemoryError as error:
-        return {"failure": f"out of memory ({one_line(error)}): use a machine with more"}
     except Exception as error:  # noqa: BLE001 (nothing is guessed from it: it is reported as a failure)
-        if os.environ.get("PROVENN_TRACEBACK"):
-            traceback.print_exc()
-        return {"failure": f"internal error, please report it: {type(error).__name__}: {one_line(error)}"}
+        return failed(error, "use a machine with more")
 
 
 def _asked(question: Question, progress: Callable[..., None]) -> dict[str, Any]:

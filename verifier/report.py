@@ -90,14 +90,19 @@ def work(network: str, property_path: str, options: Options, send: Send) -> Mess
         gc.enable()
         keep_freed_memory()
         return _message(verify(network, property_path, options, progress))
-    except ProvennError as error:
-        return {"error": one_line(error)}
-    except MemoryError as error:
-        return {"failure": f"out of memory ({one_line(error)}): set --memory, or use a machine with more"}
     except Exception as error:  # noqa: BLE001 (a verdict is never guessed from it: it is reported as a failure)
-        if options.verbose:
+        if options.verbose and not isinstance(error, (ProvennError, MemoryError)):
             traceback.print_exc()
-        return {"failure": f"internal error, please report it: {type(error).__name__}: {one_line(error)}"}
+        return failed(error, "set --memory, or use a machine with more")
+
+
+def failed(error: Exception, more_memory: str) -> Message:
+    """The message of a worker that has no answer: a file or call at fault, too little memory, or ourselves."""
+    if isinstance(error, ProvennError):
+        return {"error": one_line(error)}
+    if isinstance(error, MemoryError):
+        return {"failure": f"out of memory ({one_line(error)}): {more_memory}"}
+    return {"failure": f"internal error, please report it: {type(error).__name__}: {one_line(error)}"}
 
 
 def _message(result: Result) -> Message:
