@@ -21,7 +21,7 @@ from provenn.bounds.propagate.plan import Plan
 from provenn.verifier.crossings import Crossings
 
 # Points of the first sample, those that are kept, and children of each in a round of the local search.
-SAMPLE, KEPT, CHILDREN = 4096, 24, 24
+SAMPLE, KEPT, CHILDREN = 4096, 48, 16
 # Sizes of moves, as shares of the box.
 SCALES = (0.5, 0.2, 0.1, 0.03, 0.01, 0.003)
 # Numbers of all values that are evaluated at once.
@@ -118,14 +118,14 @@ class Gradients:
     # -- search ---------------------------------------------------------------------------------------------
 
     def sample(self, count: int) -> Tensor:
-        """Points of the box; where it is infinite, in directions of all lengths from 0.1 to 1000."""
+        """Points of the box; where it is infinite, in directions of all lengths from 0.03 to 3e5."""
         size = len(self.low)
         share = torch.rand(count, size, dtype=torch.float64, generator=self.generator)
         ends = torch.rand(count, size, generator=self.generator) < torch.rand(count, 1, generator=self.generator) - 0.4
         inside = torch.lerp(
             self.low.clamp(min=-1e300), self.high.clamp(max=1e300), torch.where(ends, share.round(), share)
         )
-        scale = 10.0 ** (4 * torch.rand(count, 1, dtype=torch.float64, generator=self.generator) - 1)
+        scale = 10.0 ** (7 * torch.rand(count, 1, dtype=torch.float64, generator=self.generator) - 1.5)
         anywhere = scale * torch.randn(count, size, dtype=torch.float64, generator=self.generator)
         finite = torch.isfinite(self.low) & torch.isfinite(self.high)
         return torch.where(finite, inside, anywhere).clamp(self.low, self.high)
@@ -146,8 +146,8 @@ class Gradients:
         return self._crossings.of(points).clamp(self.low, self.high)
 
     def climb(self, rounds: int, until: float, *, fresh: bool = False) -> None:
-        """Local search from a sample, and from the best point unless ``fresh``: gradient steps where the norm is smooth,
-        random moves, and moves across kinks."""
+        """Local search from a sample, and from the best point unless ``fresh``: gradient steps where the norm is
+        smooth, random moves, and moves across kinks."""
         points = self.sample(max(KEPT, min(SAMPLE, AT_ONCE // (8 * sum(n.size for n in self.made.nodes)))))
         if not fresh:
             points = torch.cat([points, self.point[None]])

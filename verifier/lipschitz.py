@@ -39,7 +39,7 @@ APART = 64
 ROUNDS, CLIMB_SHARE = 60, 0.1
 # How often the local search starts anew over an infinite box.
 RESTARTS = 40
-# The turn of a part in which multipliers bound its root, the share of the time for that, and steps of the boxes' slopes.
+# The turn of a part in which multipliers bound its root, the share of the time for that, and the steps for its boxes.
 MULTIPLIERS_TURN, MULTIPLIERS_SHARE, FACT_STEPS = 3, 0.2, 10
 # Seconds of a part's turn.
 TURN = 1.0

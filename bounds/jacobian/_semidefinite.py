@@ -23,8 +23,8 @@ from provenn.bounds.jacobian._system import System, system_of
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.rounding import gamma
 
-# How far a path is followed (the relative gap of p), how much closer each stage goes, Newton steps of a stage, and the
-# gain of a step with which a stage ends; how much shorter than another a step is tried.
+# How far a path is followed (the relative gap of p), how much closer each stage goes, Newton steps of a stage, the gain
+# of a step with which a stage ends, and how much shorter than another a step is tried.
 GAP, CLOSER, NEWTON, CENTRED, SHORTER = 1e-5, 0.15, 12, 0.1, 0.6
 
 
@@ -34,8 +34,9 @@ def multiplier_bound(
 ) -> float:
     """A proven upper bound of the induced ``norm`` of dY/dX where all values are in ``boxes`` (float64, one domain).
 
-    Only of the row ``output`` and, of norm 1, of the ``column``. The boxes may be infinite. Infinity for graphs of other operators than affine maps and functions of one variable
-    whose slopes are bounded, and where ``until`` (time.monotonic()) comes first.
+    Only of the row ``output`` and, of norm 1, of the ``column``. The boxes may be infinite. Infinity for graphs of
+    other operators than affine maps and functions of one variable whose slopes are bounded, and where ``until``
+    (time.monotonic()) comes first.
     """
     system = system_of(graph, boxes, output)
     if system is None:
@@ -132,7 +133,7 @@ def _path(system: System, shared: Tensor, until: float) -> list[Tensor]:
             step = -torch.cholesky_solve(slope[:, None], damped)[:, 0]
             gain = -float(slope @ step)
             share, after = 1.0, potential(w + step, mu)
-            while share > 1e-6:  # the best of shorter and shorter steps: the first that gains may end beside the boundary
+            while share > 1e-6:  # the best of shorter steps: the first that gains may end beside the boundary
                 shorter = potential(w + SHORTER * share * step, mu)
                 if math.isfinite(after[0]) and shorter[0] >= after[0]:
                     break
