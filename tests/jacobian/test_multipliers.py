@@ -95,7 +95,7 @@ def test_exact_where_nothing_is_unknown(norm):
     point = 0.3
     bound = multiplier_bound(graph, boxes_of(graph, point, point), norm)
     exact = float(matrix_norm(differentiated(graph, torch.full((1, 3), point, dtype=torch.float64)), norm).max())
-    assert exact <= bound <= exact * (1 + 1e-6)
+    assert exact <= bound <= exact * (1 + 1e-4)
 
 
 def test_infinite_slopes_and_products_have_no_bound():
