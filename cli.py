@@ -153,7 +153,8 @@ def _region(command: Callable[..., None]) -> Callable[..., None]:
                          help="A property, whose input box is taken."),
             click.option("--center", "center_path", metavar="FILE", callback=_existing_if_given,
                          help="A text file of as many numbers as the network has inputs."),
-            click.option("--radius", type=float, metavar="EPS", help="Half the width of the cube around the centre."),
+            click.option("--radius", type=float, metavar="EPS",
+                         help="Half the width of the cube around the centre; inf: the whole space."),
             click.option("--timeout", type=float, default=60.0, show_default=True,
                          help="Seconds for the whole process."),
             click.option("--json", "json_file", metavar="FILE", help="Write the answer to FILE as well."),
@@ -203,7 +204,7 @@ def _ask(
         raise click.UsageError("got neither or both of --region and --center, expected one of them")
     if (center_path is None) != (radius is None):
         raise click.UsageError("--center and --radius go together: give both or neither")
-    if radius is not None and not 0 <= radius < float("inf"):
+    if radius is not None and not radius >= 0:
         raise click.UsageError(f"got --radius={radius!r}, expected a number of at least 0")
     if not 0 < timeout < float("inf"):
         raise click.UsageError(f"got --timeout={timeout!r}, expected a positive number of seconds")

@@ -61,6 +61,12 @@ def test_a_constant_of_one_row_around_a_centre(shell: Shell) -> None:
     assert row[0] <= whole[1]
 
 
+def test_a_constant_over_the_whole_space(shell: Shell) -> None:
+    around = ("lipschitz", "net.onnx", "--center", "centre.txt", "--output", "1", "--timeout", "10", "--radius")
+    whole, near = numbers(shell.run(*around, "inf")), numbers(shell.run(*around, "0.1"))
+    assert near[0] <= whole[1] < float("inf")
+
+
 def test_monotonicity(shell: Shell) -> None:
     given = ("monotone", "net.onnx", "--region", "prop.vnnlib", "--input", "1", "--output", "2", "--timeout", "60")
     done = shell.run(*given, "--json", "out.json")
