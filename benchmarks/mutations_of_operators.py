@@ -126,8 +126,8 @@ MUTATIONS = (
     Mutation(
         "a bracketed root without the slack of its bracket",
         "bounds/ops/_bracketed.py",
-        "found.append((point, torch.where(bracketed, rest.abs() * (high - low), 0.0) + noise))",
-        "found.append((point, 0 * rest))",
+        "cover = torch.where(crossing, rest.abs() * (high - low), 0.0) + noise",
+        "cover = 0 * rest",
         held("gelu", "mish"),
     ),
     Mutation(

@@ -29,7 +29,14 @@ from .test_bounds import case
 from .test_rounding import WIDTHS, Point, exact_layer, wild
 
 RANDOM = np.random.default_rng(11)
+START = RANDOM.bit_generator.state
 Boxes = dict[int, tuple[Tensor, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """A test draws the same numbers whatever runs before it."""
+    RANDOM.bit_generator.state = START
 
 
 def linear(source: int, n: int, m: int, scale: float = 1.0, bias: float = 0.0) -> Node:
@@ -87,6 +94,8 @@ ATTRIBUTES: dict[str, dict] = {
     "hard_sigmoid": {"alpha": np.array(0.2), "beta": np.array(0.5)},
     "pow": {"exponent": 3.0}, "elu": {"alpha": np.array(1.3)}, "celu": {"alpha": np.array(0.5)},
     "selu": {"alpha": np.array(1.5), "gamma": np.array(1.25)},
+    "step": {"left": np.array(-0.5), "right": np.array(1.0)},
+    "elu_slope": {"height": np.array(1.3), "scale": np.array(1.0)},
     "pieces": tabulated([table(product(identity(DOMAIN), identity(DOMAIN)))], np.zeros(1, np.int64)),
 }  # fmt: skip
 POSITIVE = frozenset({"log", "sqrt", "reciprocal"})
