@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,8 @@ from provenn.bounds.propagate.plan import Plan
 # Elements whose kinks are crossed in a round, and how far beyond them a point lands, as a share of the way to them.
 ELEMENTS = 48
 BEYOND = (1e-6, 1e-3, 0.1)
+# Numbers of all values that are evaluated at once.
+AT_ONCE = 1 << 23
 
 
 class Crossings:
@@ -36,6 +39,20 @@ class Crossings:
             for element in range(graph.nodes[value].size)
             for point in points
         ]
+        starts = np.cumsum([0, *(graph.nodes[value].size for value in self.bends)])
+        self._columns = torch.tensor([int(starts[place]) + element for place, element, _ in self.kinks])
+        self._at = torch.tensor([point for _, _, point in self.kinks], dtype=torch.float64)
+
+    def heights(self, points: Tensor) -> Tensor:
+        """How far operands are above their kinks ``[n, kinks]`` at points ``[n, inputs]``."""
+        if self._values is None:
+            return points[:, :0]
+        shape = self.graph.nodes[self.graph.inputs[0]].shape
+        found = []
+        for part in points.split(max(1, AT_ONCE // sum(node.size for node in self.graph.nodes))):
+            values = torch.cat([value.flatten(1) for value in self._values([part.reshape(-1, *shape)])], 1)
+            found.append(values[:, self._columns] - self._at)
+        return torch.cat(found)
 
     def of(self, points: Tensor) -> Tensor:
         """Points ``[n, inputs]`` on the other side of some kinks of points: along the slope of the operand, as far as

@@ -18,14 +18,17 @@ from provenn.bounds.jacobian import jacobian, spectral
 from provenn.bounds.jacobian._norms import input_boxes
 from provenn.bounds.propagate.interval import interval_boxes
 from provenn.bounds.propagate.plan import Plan
-from provenn.verifier.crossings import Crossings
+from provenn.verifier.crossings import AT_ONCE, Crossings
+from provenn.verifier.rays import Rays
 
 # Points of the first sample, those that are kept, and children of each in a round of the local search.
 SAMPLE, KEPT, CHILDREN = 4096, 48, 16
+# Points that move along rays, and the temperatures they begin and end with, as shares of the largest norm.
+CHAINS, HOT, COLD = 64, 0.03, 0.003
+# Of as many moves one is along a ray, the others are to vertices.
+FANS = 3
 # Sizes of moves, as shares of the box.
 SCALES = (0.5, 0.2, 0.1, 0.03, 0.01, 0.003)
-# Numbers of all values that are evaluated at once.
-AT_ONCE = 1 << 23
 
 
 def matrix_norm(matrices: Tensor, norm: str) -> Tensor:
@@ -64,6 +67,7 @@ class Gradients:
         self._evaluate, self._plan = evaluator(self.made), Plan(self.made)
         self.generator = torch.Generator().manual_seed(seed)
         self._crossings = Crossings(graph, self.generator)
+        self._rays = Rays(self._crossings, lower, upper, self.generator)
         self.lower = 0.0
         self.point = self._centre()
         self.evaluated = 0
@@ -165,6 +169,35 @@ class Gradients:
             self.take(tried, found)
             points, norms = torch.cat([points, tried]), torch.cat([norms, found])
             points, norms = _distinct(points, norms)
+
+    @property
+    def bent(self) -> bool:
+        """Whether there are kinks that rays can meet."""
+        return bool(self._crossings.kinks)
+
+    def anneal(self, rounds: int, until: float) -> None:
+        """Points move to regions along rays or around vertices, drawn by their norms, ever colder: hit and run."""
+        begun = time.monotonic()
+        kinks, inputs = len(self._crossings.kinks), len(self.low)
+        count = max(2, min(CHAINS, AT_ONCE // (512 * (kinks + inputs))))
+        meet = 0 < kinks * inputs * count <= AT_ONCE
+        points = self.sample(count)
+        for number in range(rounds):
+            now = time.monotonic()
+            if now > until:
+                return
+            passed = max(number / rounds, (now - begun) / max(1e-9, until - begun))
+            heat = HOT * (COLD / HOT) ** passed
+            tried, owners = self._rays.fans(points) if meet and number % FANS else self._rays.passed(points)
+            tried = torch.cat([tried, points]).clamp(self.low, self.high)
+            owners = torch.cat([owners, torch.arange(count)])
+            norms = self.norms(tried)
+            self.take(tried, norms)
+            share = torch.rand(len(norms), dtype=torch.float64, generator=self.generator)
+            score = norms / (heat * max(1e-300, self.lower)) - (-share.log()).log()
+            best = torch.full((count,), -torch.inf, dtype=torch.float64).scatter_reduce(0, owners, score, "amax")
+            chosen = torch.nonzero(score == best[owners])[:, 0]
+            points = points.index_copy(0, owners[chosen], tried[chosen])
 
     def _ascended(self, points: Tensor, steps: int, until: float) -> Tensor:
         """Points after signed gradient steps of the norm; the points themselves where it has no slope."""

@@ -39,6 +39,8 @@ APART = 64
 ROUNDS, CLIMB_SHARE = 60, 0.1
 # How often the local search starts anew over an infinite box.
 RESTARTS = 40
+# Rounds of annealing, and how many searches, of networks with kinks, one of which climbs while the others anneal.
+COOLING, CLIMBS = 150, 8
 # The turn of a part in which multipliers bound its root, the share of the time for that, and the steps for its boxes.
 MULTIPLIERS_TURN, MULTIPLIERS_SHARE, FACT_STEPS = 3, 0.2, 10
 # Seconds of a part's turn.
@@ -238,12 +240,15 @@ class _Task:
         bound = min(bound, multiplier_bound(self.graph, boxes, self.norm, self.output, until=self.deadline))
         if not math.isfinite(bound):
             self._refuse(made)
-        for _ in range(RESTARTS):
+        for number in range(1, RESTARTS + 1):
             if bound <= self.limit or time.monotonic() > self.deadline:
                 break
             lower = self.gradients.lower
             self.progress(f"at least {lower:.6g}", domains=0, bound=bound, lower=lower, point=self.gradients.point)
-            self.gradients.climb(ROUNDS, self.deadline, fresh=True)
+            if self.gradients.bent and number % CLIMBS:
+                self.gradients.anneal(COOLING, self.deadline)
+            else:
+                self.gradients.climb(ROUNDS, self.deadline, fresh=True)
         return self._result(bound)
 
     def _refuse(self, made: NormGraph) -> None:
