@@ -25,6 +25,8 @@ from provenn.verifier.rays import Rays
 SAMPLE, KEPT, CHILDREN = 4096, 48, 16
 # Points that move along rays, and the temperatures they begin and end with, as shares of the largest norm.
 CHAINS, HOT, COLD = 64, 0.03, 0.003
+# Segments of a ray for which there has to be room.
+SEGMENTS_SEEN = 512
 # Of as many moves one is along a ray, the others are to vertices.
 FANS = 3
 # Sizes of moves, as shares of the box.
@@ -171,16 +173,18 @@ class Gradients:
             points, norms = _distinct(points, norms)
 
     @property
-    def bent(self) -> bool:
-        """Whether there are kinks that rays can meet."""
-        return bool(self._crossings.kinks)
+    def anneals(self) -> bool:
+        """Whether there are kinks that rays can meet, and few enough that all points have room to move at once."""
+        return bool(self._crossings.kinks) and self._chains() == CHAINS
+
+    def _chains(self) -> int:
+        return max(2, min(CHAINS, AT_ONCE // (SEGMENTS_SEEN * (len(self._crossings.kinks) + len(self.low)))))
 
     def anneal(self, rounds: int, until: float) -> None:
         """Points move to regions along rays or around vertices, drawn by their norms, ever colder: hit and run."""
         begun = time.monotonic()
-        kinks, inputs = len(self._crossings.kinks), len(self.low)
-        count = max(2, min(CHAINS, AT_ONCE // (512 * (kinks + inputs))))
-        meet = 0 < kinks * inputs * count <= AT_ONCE
+        count = self._chains()
+        meet = 0 < len(self._crossings.kinks) * len(self.low) * count <= AT_ONCE
         points = self.sample(count)
         for number in range(rounds):
             now = time.monotonic()

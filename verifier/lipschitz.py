@@ -245,7 +245,7 @@ class _Task:
                 break
             lower = self.gradients.lower
             self.progress(f"at least {lower:.6g}", domains=0, bound=bound, lower=lower, point=self.gradients.point)
-            if self.gradients.bent and number % CLIMBS:
+            if self.gradients.anneals and number % CLIMBS:
                 self.gradients.anneal(COOLING, self.deadline)
             else:
                 self.gradients.climb(ROUNDS, self.deadline, fresh=True)

@@ -76,3 +76,11 @@ def test_fixed_inputs_stay() -> None:
         found.anneal(10, time.monotonic() + 600)
     assert found.lower == pytest.approx(525**0.5, rel=1e-6)  # slopes -9, 11, 11, 11, -9
     assert bool(((found.point >= lower) & (found.point <= upper)).all())
+
+
+def test_smooth_and_large_networks_are_climbed() -> None:
+    def layers(width: int, activation: str) -> Gradients:
+        return Gradients(drawn_layers(0, 5, width, 2).graph(activation), -INFINITY, INFINITY, "2", None)
+
+    assert layers(20, "relu").anneals
+    assert not layers(20, "tanh").anneals and not layers(400, "relu").anneals
