@@ -30,12 +30,12 @@ from provenn.bounds.propagate.backward import backward
 from provenn.bounds.propagate.intermediate import intermediate_boxes
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.lines import relax_all
-from provenn.bounds.propagate.memory import keep_freed_memory
 from provenn.bounds.propagate.objective import Objective
 from provenn.bounds.propagate.optimise import Schedule, optimise
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
 from provenn.specs import read_query
+from provenn.verifier.memory import keep_freed_memory
 
 WIDTHS = (5, 50, 50, 50, 50, 50, 50, 5)
 CONVOLUTIONAL = ("oval21", "onnx/cifar_base_kw.onnx.gz", "cifar_base_kw-*.vnnlib.gz")

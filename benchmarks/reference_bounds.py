@@ -107,10 +107,10 @@ def prepared(
     from provenn.bounds.propagate.intermediate import intermediate_boxes
     from provenn.bounds.propagate.interval import Box, interval_boxes
     from provenn.bounds.propagate.lines import relax_all
-    from provenn.bounds.propagate.memory import keep_freed_memory
     from provenn.bounds.propagate.plan import Plan
     from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
     from provenn.specs import read_query
+    from provenn.verifier.memory import keep_freed_memory
 
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)

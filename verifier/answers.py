@@ -62,8 +62,8 @@ def work(question: Question, send: Send) -> Message:
 
 
 def _asked(question: Question, progress: Callable[..., None]) -> dict[str, Any]:
-    from provenn.bounds.propagate.memory import keep_freed_memory
     from provenn.verifier import lipschitz, monotone, region
+    from provenn.verifier.memory import keep_freed_memory
 
     keep_freed_memory()
     graph = lipschitz.differentiable(question.network)

@@ -83,8 +83,8 @@ def work(network: str, property_path: str, options: Options, send: Send) -> Mess
     try:
         progress("loading")
         gc.disable()  # modules leave no garbage; looking for it took a tenth of the start-up
-        from provenn.bounds.propagate.memory import keep_freed_memory
         from provenn.verifier import verify
+        from provenn.verifier.memory import keep_freed_memory
 
         gc.freeze()
         gc.enable()
