@@ -10,7 +10,6 @@ printed first, and the exit code is 1 where there are any. With --results it app
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from of_tests import load
+from seeds import rows_of
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 FIELDS = (
@@ -90,19 +90,9 @@ def main() -> int:
     torch.set_num_threads(1)
     graphs, sampling = load("soundness/graphs"), load("soundness/sampling")
     recipes = load("soundness/recipes").RECIPES | load("soundness/fragments").RECIPES
-    rows = []
-    for seed in range(arguments.first, arguments.first + arguments.count):
-        row = run(seed, arguments.timeout, arguments.evaluations, graphs, recipes, sampling)
-        rows.append(row)
-        if row["fault"]:
-            print({k: row.get(k) for k in ("seed", "truth", "verdict", "fault")}, flush=True)
-        if arguments.results is not None:
-            fresh = not arguments.results.exists()
-            with arguments.results.open("a", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
-                if fresh:
-                    writer.writeheader()
-                writer.writerow(row)
+    seeds = range(arguments.first, arguments.first + arguments.count)
+    judge = lambda seed: run(seed, arguments.timeout, arguments.evaluations, graphs, recipes, sampling)  # noqa: E731
+    rows = rows_of(judge, seeds, FIELDS, arguments.results)
     return 1 if report(rows) else 0
 
 

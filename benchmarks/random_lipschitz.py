@@ -11,7 +11,6 @@ exit code is 1 where there are any. With --results it appends a line for each gr
 from __future__ import annotations
 
 import argparse
-import csv
 import os
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from of_tests import load
+from seeds import rows_of
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 FIELDS = (
@@ -189,19 +189,9 @@ def main() -> int:
     graphs = load("soundness/graphs")
     recipes = load("soundness/recipes").RECIPES | load("soundness/fragments").RECIPES
     recipes = {name: recipe for name, recipe in recipes.items() if name not in graphs.JUMPING}
-    rows = []
-    for seed in range(arguments.first, arguments.first + arguments.count):
-        row = run(seed, arguments.timeout, arguments.samples, graphs, recipes)
-        rows.append(row)
-        if row["fault"]:
-            print({k: row.get(k) for k in ("seed", "norm", "verdict", "fault")}, flush=True)
-        if arguments.results is not None:
-            fresh = not arguments.results.exists()
-            with arguments.results.open("a", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS, extrasaction="ignore")
-                if fresh:
-                    writer.writeheader()
-                writer.writerow(row)
+    seeds = range(arguments.first, arguments.first + arguments.count)
+    judge = lambda seed: run(seed, arguments.timeout, arguments.samples, graphs, recipes)  # noqa: E731
+    rows = rows_of(judge, seeds, FIELDS, arguments.results)
     return 1 if report(rows) else 0
 
 

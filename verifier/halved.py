@@ -15,18 +15,16 @@ from torch import Tensor
 from provenn.bounds.propagate.backward import Trace, backward
 from provenn.bounds.propagate.intermediate import intermediate_boxes
 from provenn.bounds.propagate.lines import relax_all
-from provenn.bounds.propagate.quadratic import lines_of
 from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.clip import clip_box
+from provenn.verifier.halving import Halving
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
-from provenn.verifier.rebound import shares
 from provenn.verifier.renewed import Guide, Measure, Row, not_less
-from provenn.verifier.sensitivity import Sensitivity
 from provenn.verifier.workers import cut, joined
 
 
-class Halved:
+class Halved(Halving):
     """Bounds a quantity from above as ``Renewed`` does, over boxes of the free inputs ``[domains, free]`` (float64)."""
 
     name = "input splits"
@@ -35,26 +33,14 @@ class Halved:
         self, problem: Problem, clauses: Clauses, measure: Measure, row: Row, *, guide: Guide | None = None,
         at_once: int = 64,
     ):  # fmt: skip
-        self.problem, self.clauses = problem, clauses
+        super().__init__(problem)
+        self.clauses = clauses
         self.measure, self.row, self.guide, self.at_once = measure, row, guide, at_once
-        self.plan = problem.plan(torch.float64)
-        self.free = problem.free_inputs
-        self.sensitivity = Sensitivity(self.plan, problem.input, problem.output)
         self.limit, self.highest = 0.0, -math.inf
 
     def roots(self) -> Fields:
         """One domain for each clause."""
-        count, device = len(self.clauses), self.problem.device
-        index = torch.arange(count, device=device)
-        lower, upper = (end[:, self.free].expand(count, -1) for end in self.problem.hull)
-        return {
-            "clause": index,
-            "lower": lower,
-            "upper": upper,
-            "bound": torch.full((count,), -torch.inf, dtype=torch.float64, device=device),
-            "depth": torch.zeros(count, device=device),
-            "axis": torch.zeros_like(index),
-        }
+        return self.rooted(*(end[:, self.free].expand(len(self.clauses), -1) for end in self.problem.hull))
 
     def bound(self, fields: Fields) -> tuple[Fields, Tensor]:
         """Bound a batch: (fields of the open domains, their minimisers ``[open, inputs]``)."""
@@ -94,27 +80,6 @@ class Halved:
         points = torch.where(a[left, 0] >= 0, lower[left], upper[left])
         if left.numel():
             width = kept["upper"] - kept["lower"]
-            reach = self.sensitivity(
-                shaped[left, :1].abs().amax(1), {i: lines_of(n, left) for i, n in lines.items()}
-            )
             direct = a[left, 0][:, self.free].abs() * width
-            score = shares(direct) + shares(reach[:, self.free] * width) + 1e-6 * shares(width)
-            kept["axis"] = score.argmax(1)
+            kept["axes"] = self.best_axes(direct, shaped[left, :1].abs().amax(1), lines, left, width)
         return kept, points
-
-    def split(self, fields: Fields) -> Fields:
-        """Two children per domain: the chosen axis halved."""
-        axis = fields["axis"].unsqueeze(1)
-        lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
-        middle = lower + 0.5 * (upper - lower)
-        fields = dict(fields, depth=fields["depth"] + 1)
-        left = dict(fields, upper=fields["upper"].scatter(1, axis, middle))
-        right = dict(fields, lower=fields["lower"].scatter(1, axis, middle))
-        return {name: torch.cat([left[name], right[name]]) for name in fields}
-
-    def splittable(self, fields: Fields) -> Tensor:
-        """Whether the chosen axis still has an inner point."""
-        axis = fields["axis"].unsqueeze(1)
-        lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
-        middle = lower + 0.5 * (upper - lower)
-        return ((middle > lower) & (middle < upper)).squeeze(1)

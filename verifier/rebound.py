@@ -19,42 +19,27 @@ from provenn.bounds.propagate.lines import Lines, relax_all
 from provenn.bounds.propagate.quadratic import MOST_INPUTS, Expansion, expanded, lines_of, products
 from provenn.bounds.propagate.rounding import RoundingError
 from provenn.verifier.clip import clip_box
+from provenn.verifier.halving import Halving
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem
-from provenn.verifier.sensitivity import Sensitivity
 from provenn.verifier.workers import cut, joined
 
-# Axes that a domain is halved along at once, while there are few domains.
-AXES = 2
 
-
-class Rebound:
+class Rebound(Halving):
     """Bounds domains ``(clause, lower, upper)`` whose columns are the free inputs, ``[domains, free]`` float64."""
 
     name = "input splits"
 
     def __init__(self, problem: Problem, clauses: Clauses):
-        self.problem, self.clauses = problem, clauses
-        self.plan = problem.plan(torch.float64)
-        self.free = problem.free_inputs
-        self.sensitivity = Sensitivity(self.plan, problem.input, problem.output)
+        super().__init__(problem)
+        self.clauses = clauses
         self.products = products(self.plan, problem.output) if self.free.numel() <= MOST_INPUTS else ()
         self._shared: tuple[Tensor, dict[int, Box]] | None = None
 
     def roots(self) -> Fields:
         """One domain per clause."""
-        index = torch.arange(len(self.clauses), device=self.problem.device)
         box = self.clauses.box
-        return {
-            "clause": index,
-            "lower": self.clauses.lower[box][:, self.free],
-            "upper": self.clauses.upper[box][:, self.free],
-            "bound": torch.full(
-                (len(self.clauses),), -torch.inf, dtype=torch.float64, device=self.problem.device
-            ),
-            "depth": torch.zeros(len(self.clauses), device=self.problem.device),
-            "axes": index.new_zeros(len(self.clauses), min(AXES, self.free.numel())),
-        }
+        return self.rooted(self.clauses.lower[box][:, self.free], self.clauses.upper[box][:, self.free])
 
     def whole(self, fields: Fields) -> tuple[Tensor, Tensor]:
         """Full input boxes ``[domains, inputs]``: the clause's box with the free columns replaced."""
@@ -69,7 +54,7 @@ class Rebound:
         return joined([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
     @cached_property
-    def at_once(self) -> int:
+    def at_once(self) -> int:  # type: ignore[override]
         """Domains whose coefficient tensors (all rows of the widest value) are about as large as the processor's cache.
 
         Half as many fit better, but a pass is thousands of operations however few domains it has.
@@ -120,11 +105,7 @@ class Rebound:
             width = kept["upper"] - kept["lower"]
             # A form's slopes say little: it is 0 where the minimum is inside. What it misses takes its place.
             direct = a[:, :, self.free].abs().amax(1) * width if missed is None else missed[left]
-            reach = self.sensitivity(
-                shaped[left].abs().amax(1), {i: lines_of(n, left) for i, n in lines.items()}
-            )
-            score = shares(direct) + shares(reach[:, self.free] * width) + 1e-6 * shares(width)
-            kept["axes"] = score.topk(fields["axes"].shape[1], 1).indices
+            kept["axes"] = self.best_axes(direct, shaped[left].abs().amax(1), lines, left, width)
         else:
             kept["axes"] = fields["axes"][left]
         kept["bound"] = torch.nan_to_num(best, nan=-torch.inf, neginf=-torch.inf)
@@ -225,40 +206,7 @@ class Rebound:
                 result |= (lower > upper).reshape(lower.shape[0], -1).any(1)
         return result
 
-    def split(self, fields: Fields) -> Fields:
-        """Two children per domain, the best axis halved; four, the next one halved as well, while all fit into one
-        pass: it takes hardly longer for them, and few domains are refuted before their second split."""
-        children = self._halved(fields, 0)
-        for place in range(1, fields["axes"].shape[1]):
-            if 2 * children["bound"].shape[0] <= self.at_once:
-                children = self._halved(children, place)
-        return children
-
-    @staticmethod
-    def _halved(fields: Fields, place: int) -> Fields:
-        """Two children per domain: the axis at a place of its ``axes`` halved."""
-        axis = fields["axes"][:, place : place + 1]
-        lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
-        middle = lower + 0.5 * (upper - lower)
-        fields = dict(fields, depth=fields["depth"] + 1)
-        left = dict(fields, upper=fields["upper"].scatter(1, axis, middle))
-        right = dict(fields, lower=fields["lower"].scatter(1, axis, middle))
-        return {name: torch.cat([left[name], right[name]]) for name in fields}
-
-    def splittable(self, fields: Fields) -> Tensor:
-        """Whether the chosen axis still has an inner point."""
-        axis = fields["axes"][:, :1]
-        lower, upper = fields["lower"].gather(1, axis), fields["upper"].gather(1, axis)
-        middle = lower + 0.5 * (upper - lower)
-        return ((middle > lower) & (middle < upper)).squeeze(1)
-
 
 def _below(value: Tensor, threshold: Tensor) -> Tensor:
     """A lower bound of the difference, which rounds."""
     return torch.nextafter(value - threshold, torch.full_like(value, -torch.inf))
-
-
-def shares(score: Tensor) -> Tensor:
-    """Each axis's share of a non-negative score ``[domains, axes]``; an overflowed score says nothing."""
-    score = torch.nan_to_num(score, nan=0.0, posinf=0.0)
-    return score / score.sum(1, keepdim=True).clamp(min=1e-300)

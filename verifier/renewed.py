@@ -127,8 +127,9 @@ class Renewed(Fixed):
         )  # fmt: skip
         low, high = (end[0].flatten().cpu().numpy() for end in self.facts.inputs[self.problem.input])
         refuted = torch.zeros(len(exact), dtype=torch.bool, device=open_.device)
-        for k, at in enumerate(asked.tolist()):
-            empty, point = inside(g[k].cpu().numpy(), h[k].cpu().numpy(), low, high)
+        rows, ends_of_rows = g.cpu().numpy(), h.cpu().numpy()
+        for k, at in enumerate(asked.tolist()):  # a linear program each
+            empty, point = inside(rows[k], ends_of_rows[k], low, high)
             refuted[at] = empty
             if point is not None:
                 self.attained(torch.from_numpy(point)[None])

@@ -184,14 +184,15 @@ def _proven(system: System, weights: Tensor, shared: Tensor) -> float:
     error = largest.mT @ (rows[:, None] * system.radius)
     rounded = gamma(len(m) + 4, m.dtype) * (largest.mT @ (rows[:, None] * largest) + torch.diag(diagonal))
     error = 1.0001 * (error + error.mT + rounded) + 1e-290
-    if float(f.diagonal().min()) <= 0:
-        return math.inf
+    if not (bool(torch.isfinite(f).all()) and bool(torch.isfinite(error).all()) and float(f.diagonal().min()) > 0):
+        return math.inf  # overflow is no proof
     scale = torch.exp2(-(0.5 * f.diagonal().log2()).round())
     f, error = scale[:, None] * (0.5 * (f + f.mT)) * scale, scale[:, None] * error * scale
     cholesky = 1.01 * gamma(size + 2, m.dtype) * float(f.diagonal().sum()) + 1e-290
     lost = 1.0001 * (torch.maximum(error, error.mT).sum(1) + cholesky) + 4e-16 * f.diagonal().abs()
-    _, failed = torch.linalg.cholesky_ex(f - torch.diag(lost))
-    if int(failed):
+    f = f - torch.diag(lost)
+    factor, failed = torch.linalg.cholesky_ex(f)
+    if int(failed) or not bool(torch.isfinite(factor).all()):
         return math.inf
     total = float(weights[:count].sum()) * (1 + 2 * gamma(count + 1, m.dtype))
     return math.nextafter(math.sqrt(total) * (1 + 1e-15), math.inf)

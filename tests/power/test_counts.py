@@ -13,7 +13,7 @@ import torch
 from provenn.bounds.graph import read_onnx
 from provenn.bounds.graph.lattice import lattice
 from provenn.specs import read_query
-from provenn.verifier import rebound
+from provenn.verifier import halving
 from provenn.verifier.exact import Programs, neuron_leaves
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.problem import Clauses, Problem, dense_clauses
@@ -83,7 +83,7 @@ def test_input_splits(family: str, seed: int, most: int, tmp_path, monkeypatch) 
     problem, clauses, _ = instance(family, seed, 0.1, tmp_path)
     found = {}
     for axes in (1, 2):
-        monkeypatch.setattr(rebound, "AXES", axes)
+        monkeypatch.setattr(halving, "AXES", axes)
         search = Search(Rebound(problem, clauses), batch=64, check=nothing, progress=nothing)
         assert search.run(time.monotonic() + LIMIT) == "refuted"
         found[axes] = search.rounds, search.domains

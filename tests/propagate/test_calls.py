@@ -16,7 +16,7 @@ from provenn.bounds.graph import read_onnx
 from provenn.bounds.propagate import intermediate
 from provenn.bounds.propagate.optimise import Schedule, optimise
 from provenn.specs import read_query
-from provenn.verifier import rebound
+from provenn.verifier import halving
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Problem, dense_clauses
@@ -92,7 +92,7 @@ def test_calls_of_a_round(kind: str, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(intermediate, "_WORTH_NARROWING", 0)
     monkeypatch.setattr(intermediate, "_WORTH", 0)
     monkeypatch.setattr(intermediate, "_LARGE", 0)
-    monkeypatch.setattr(rebound, "AXES", 1)  # few domains are halved twice
+    monkeypatch.setattr(halving, "AXES", 1)  # few domains are halved twice
     bounder = bounder_of(kind, tmp_path)
     one = opened(bounder)
     many = {k: v.repeat_interleave(MANY, 0) for k, v in one.items()}
