@@ -1,5 +1,9 @@
 """What is to be proven: properties, witnesses, instance lists and results."""
 
+from provenn.specs._composition import Composition as Composition
+from provenn.specs._composition import Equality as Equality
+from provenn.specs._composition import Network as Network
+from provenn.specs._composition import Tensor as Tensor
 from provenn.specs._files import read_bytes as read_bytes
 from provenn.specs._files import resolve as resolve
 from provenn.specs._instances import Instance as Instance

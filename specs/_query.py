@@ -12,6 +12,7 @@ import numpy as np
 
 from provenn.specs import _formula as formulas
 from provenn.specs._atoms import LOWER, UPPER, Atoms
+from provenn.specs._composition import Composition
 from provenn.specs._formula import Formula
 from provenn.specs._literals import outward_upper, to_element
 from provenn.specs._source import Source
@@ -68,6 +69,7 @@ class Query:
     base_inputs: np.ndarray  # atoms of bounds that every clause has
     base_rows: np.ndarray  # atoms of rows that every clause has
     formula: Formula | None  # the rest
+    composition: Composition | None = None  # of VNN-LIB 2: networks and tensors; None for 1.0
 
     @staticmethod
     def build(
