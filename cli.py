@@ -99,7 +99,7 @@ def verify(
     The first line of standard output is unsat (the property holds), sat (a violating input follows, in the
     competition's format), unknown or timeout. Files may be gzipped (.gz).
     """
-    from provenn.verifier import report, targets, watchdog
+    from provenn.verifier import history, report, targets, watchdog
 
     # Idle OpenMP threads that spin take the cores of whatever else runs; read when torch is first imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -120,18 +120,24 @@ def verify(
         if path is not None:
             targets.check_target(path, name)
     line = report.ProgressLine(sys.stderr, started, enabled=not verbose)
+    seen = history.History()
+
+    def watch(message: watchdog.Message) -> None:
+        line(message)
+        seen.add(time.monotonic() - started, message)
+
     try:
         outcome = watchdog.supervise(
             lambda send: report.work(network, property_path, options, send),
             started + timeout,
             memory=memory,
-            watch=line,
+            watch=watch,
             verbose=verbose,
         )
     finally:
         line.clear()
     seconds = time.monotonic() - started
-    answer = report.conclude(outcome, network, property_path, options, seconds=seconds)
+    answer = report.conclude(outcome, network, property_path, options, seconds=seconds, history=seen)
     errors = report.deliver(answer, _print, witness=witness, json_file=json_file)
     for error in errors:
         _complain(error)

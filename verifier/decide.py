@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -91,7 +92,7 @@ def verify(
 
     Raises ModelError, PropertyError or InputError where a file does not fit; everything else is a verdict.
     ``progress``
-    is called as ``progress(stage, domains=n, bound=b)``.
+    is called as ``progress(stage, domains=n, open=n, bound=b)``.
     """
     before = torch.get_num_threads()
     try:
@@ -300,7 +301,7 @@ def _search(
         check=checker(run, clauses, numbers),
         leaf=leaves if run.options.exact_leaves else None,
         interlude=interlude_of(run, clauses, numbers),
-        progress=run.searched,
+        progress=partial(run.searched, bounder.name),
         start=start,
         rate=rate,
         workers=run.problem.workers,
@@ -383,7 +384,7 @@ def _raced(run: Run, clauses: Clauses, numbers: Tensor) -> str:
     if run.options.exact_leaves and bounder.columns.total <= PROGRAM_ELEMENTS:
         searches.insert(0 if small else len(searches), Programs(
             run.problem, clauses, facts, check=checker(run, clauses, numbers),
-            progress=run.searched,
+            progress=partial(run.searched, Programs.name),
             wait=0.0 if small else bounder.columns.total * PROGRAM_SECONDS,
         ))  # fmt: skip
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from provenn.errors import ProvennError
+from provenn.verifier.history import History
 from provenn.verifier.targets import write_text
 
 if TYPE_CHECKING:
@@ -40,8 +41,11 @@ INTERVAL = 0.1
 class Progress(Protocol):
     """What a running verification calls, as often as it likes, to say where it is."""
 
-    def __call__(self, stage: str, *, domains: int | None = None, bound: float | None = None) -> None:
-        """``domains`` were bounded so far; ``bound`` is the smallest margin among those left."""
+    def __call__(
+        self, stage: str, *, domains: int | None = None, open: int | None = None, bound: float | None = None
+    ) -> None:
+        """``domains`` were bounded so far, ``open`` are left in the search at hand; ``bound`` is the smallest margin
+        among those."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,13 @@ def _message(result: Result) -> Message:
 
 
 def conclude(
-    outcome: Outcome, network: str, property_path: str, options: Options, *, seconds: float
+    outcome: Outcome,
+    network: str,
+    property_path: str,
+    options: Options,
+    *,
+    seconds: float,
+    history: History | None = None,
 ) -> Answer:
     """The answer to an outcome. A run that did not answer is ``timeout`` or ``unknown``, never a proof."""
     message, detail, code, error = dict(outcome.message), "", ANSWERED, ""
@@ -143,6 +153,10 @@ def conclude(
         error = message.get("failure") or f"the verifier {outcome.detail}{_whereabouts(outcome.progress)}"
         message = {"verdict": "unknown", "reason": error, "statistics": outcome.progress}
     verdict = message["verdict"]
+    history = history or History()
+    if verdict == "unsat":
+        domains = message.get("statistics", {}).get("domains")
+        history.add(seconds, {"stage": "refuted", "domains": domains, "open": 0})
     text = "" if code == REFUSED else "\n".join(line for line in (verdict, witness_text) if line) + "\n"
     report = {
         "verdict": verdict,
@@ -153,6 +167,7 @@ def conclude(
         "bound": message.get("bound", outcome.progress.get("bound")),
         "statistics": message.get("statistics", {}),
         "strategy": message.get("strategy", []),
+        "history": history.columns(),
         "options": options.as_dict(),
         "witness": message.get("witness"),
     }
@@ -192,6 +207,8 @@ def _describe(progress: Message) -> str:
     parts = [str(progress.get("stage", ""))]
     if progress.get("domains") is not None:
         parts.append(f"{progress['domains']} domains")
+    if progress.get("open") is not None:
+        parts.append(f"{progress['open']} open")
     if progress.get("bound") is not None:
         bound = progress["bound"]
         parts.append(f"bound {bound:.4g}" if isinstance(bound, float) else f"bound {bound}")

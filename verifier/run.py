@@ -17,7 +17,9 @@ from provenn.verifier.undefined import Undefined
 
 
 class Silent:
-    def __call__(self, stage: str, *, domains: int | None = None, bound: float | None = None) -> None:
+    def __call__(
+        self, stage: str, *, domains: int | None = None, open: int | None = None, bound: float | None = None
+    ) -> None:
         """No progress wanted."""
 
 
@@ -50,9 +52,11 @@ class Run:
         """Report a stage with the lowest bound so far."""
         self.progress(stage, bound=self.bound if np.isfinite(self.bound) else None)
 
-    def searched(self, domains: int, open_: int, bound: float) -> None:
-        """Report a search: what it has bounded itself, and its lowest bound."""
-        self.progress("search", domains=self.statistics["domains"] + domains, bound=self.best(bound))
+    def searched(self, name: str, domains: int, open_: int, bound: float) -> None:
+        """Report the search of that name: what it has bounded itself, what it has open, and its lowest bound."""
+        self.progress(
+            name, domains=self.statistics["domains"] + domains, open=open_, bound=self.best(bound)
+        )
 
     def best(self, bound: float) -> float:
         """The better of a search's lowest bound and what is known from before it."""

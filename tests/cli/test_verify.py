@@ -62,6 +62,10 @@ def test_json_has_everything(shell: Shell) -> None:
     assert (report["verdict"], report["bound"], report["strategy"], report["witness"]) == (
         "unsat", 0.5, ["said so"], None,
     )  # fmt: skip
+    history = report["history"]
+    assert history["stage"] == ["loading", "neuron splits", "refuted"]
+    assert (history["domains"][1:], history["open"], history["bound"]) == ([12, None], [None, 3, 0], [None, -0.25, None])
+    assert sorted(history["seconds"]) == history["seconds"] and history["seconds"][-1] <= report["seconds"] + 1e-3
     assert [path.name for path in shell.folder.glob("*.part")] == []
 
 

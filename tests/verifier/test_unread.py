@@ -98,7 +98,7 @@ def test_a_search_without_a_bound_does_not_hide_an_earlier_one(tmp_path, monkeyp
     monkeypatch.setattr(Search, "bound", lambda search: -np.inf)
     result = verify(
         network, path, Options(timeout=30, device="cpu", branching="neurons"),
-        lambda stage, domains=None, bound=None: told.append((stage, bound)),
+        lambda stage, bound=None, **counts: told.append((stage, bound)),
     )  # fmt: skip
     assert result.verdict == "timeout" and result.bound == -0.25 and "open, lowest bound -0.25" in result.reason
-    assert ("search", -0.25) in told and ("search", -np.inf) not in told
+    assert ("neuron splits", -0.25) in told and ("neuron splits", -np.inf) not in told
