@@ -163,6 +163,11 @@ def _region(command: Callable[..., None]) -> Callable[..., None]:
                          help="Half the width of the cube around the centre; inf: the whole space."),
             click.option("--timeout", type=float, default=60.0, show_default=True,
                          help="Seconds for the whole process."),
+            click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+            click.option("--threads", type=click.IntRange(min=1),
+                         help="CPU threads; default: all that the process may use."),
+            click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+                         help="Seed of the sampled points."),
             click.option("--json", "json_file", metavar="FILE", help="Write the answer to FILE as well."),
         )
     ):  # fmt: skip

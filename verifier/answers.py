@@ -38,6 +38,9 @@ class Question:
     tolerance: float = 1e-3
     input: int = 0
     direction: str = "up"
+    device: str = "auto"
+    threads: int | None = None
+    seed: int = 0
 
 
 def work(question: Question, send: Send) -> Message:
@@ -62,10 +65,15 @@ def work(question: Question, send: Send) -> Message:
 
 
 def _asked(question: Question, progress: Callable[..., None]) -> dict[str, Any]:
+    import torch
+
     from provenn.verifier import lipschitz, monotone, region
     from provenn.verifier.memory import keep_freed_memory
+    from provenn.verifier.options import available_threads
 
     keep_freed_memory()
+    if question.threads is not None:
+        torch.set_num_threads(min(question.threads, available_threads()))
     graph = lipschitz.differentiable(question.network)
     lower, upper = region.box(graph, question.property, question.centre, question.radius)
     left = max(LEAST, question.deadline - time.monotonic() - RESERVE)
@@ -74,13 +82,13 @@ def _asked(question: Question, progress: Callable[..., None]) -> dict[str, Any]:
         return monotone.as_report(
             monotone.prove_monotone(
                 question.network, lower, upper, question.input, question.output, question.direction,
-                timeout=left, progress=progress,
+                timeout=left, seed=question.seed, device=question.device, progress=progress,
             )
         )  # fmt: skip
     return lipschitz.as_report(
         lipschitz.local_lipschitz(
             graph, lower, upper, question.norm, question.output, tolerance=question.tolerance,
-            timeout=left, progress=progress,
+            timeout=left, seed=question.seed, device=question.device, progress=progress,
         )
     )  # fmt: skip
 

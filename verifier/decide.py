@@ -18,6 +18,7 @@ from provenn.bounds.propagate.ladder import RATE, row_cost
 from provenn.errors import InputError
 from provenn.specs import ClauseBatch, read_query
 from provenn.verifier.cells import by_cells
+from provenn.verifier.device import chosen_device
 from provenn.verifier.exact import Programs, input_leaves, neuron_leaves
 from provenn.verifier.falsify import attacked, checker, interlude_of
 from provenn.verifier.fixed import Fixed
@@ -109,7 +110,7 @@ def _verify(
 ) -> Result:
     started = time.monotonic() if options.started is None else options.started
     deadline = started + options.timeout - RESERVE
-    device = _device(options)
+    device = chosen_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     graph = read_onnx(network_path)
@@ -150,17 +151,6 @@ def _verify(
     with torch.no_grad():
         ended = _decide(run)
     return _result(run, ended, time.monotonic() - started)
-
-
-def _device(options: Options) -> torch.device:
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no CUDA device is visible to torch; use --device cpu")
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    name = options.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def _result(run: Run, ended: str, seconds: float) -> Result:

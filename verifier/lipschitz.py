@@ -26,6 +26,7 @@ from provenn.bounds.jacobian._norms import LARGEST, MATRIX, input_boxes, norm_na
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.errors import InputError, UnsupportedOperatorError
+from provenn.verifier.device import chosen_device
 from provenn.verifier.gradients import Gradients, finite, widened
 from provenn.verifier.maximise import Maximum, Quantity
 from provenn.verifier.problem import Problem
@@ -78,6 +79,7 @@ def local_lipschitz(
     tolerance: float = 1e-3,
     timeout: float = 60.0,
     seed: int = 0,
+    device: str = "auto",
     progress: Callable[..., None] | None = None,
 ) -> LipschitzResult:
     """Bound the largest induced ``norm`` (1, 2 or inf) of dY/dX over a box, of one row if ``output`` is given.
@@ -86,7 +88,8 @@ def local_lipschitz(
     for all) may be infinite: then there is no tree. ``output`` is a flat position from 0. The constant is the largest
     norm at points of the box, or beside it, at which the network is differentiable: a kink on the boundary counts with
     both sides. Ends when ``upper <= (1 + tolerance) lower`` or after ``timeout`` seconds; both hold either way.
-    ``seed`` is that of the sampled points, ``progress(stage, domains=n, bound=upper, lower=lower, point=point)`` is
+    ``seed`` is that of the sampled points, which stay on the CPU; boxes are bounded on ``device`` (``auto``, ``cpu`` or
+    ``cuda``); ``progress(stage, domains=n, bound=upper, lower=lower, point=point)`` is
     told where it is. Raises InputError for a wrong call, UnsupportedOperatorError, which names the operator, where the
     network jumps or no bound of a slope is found in a finite box; where the time is too short for one ``upper`` is
     infinite.
@@ -94,12 +97,13 @@ def local_lipschitz(
     if not (tolerance >= 0 and math.isfinite(tolerance)):
         raise InputError(f"local_lipschitz got tolerance={tolerance!r}, expected a number of at least 0")
     checked_timeout("local_lipschitz", timeout)
+    chosen = chosen_device(device)
     graph = differentiable(network)
     ends = box_of(graph, lower, upper)
     before = torch.get_num_threads()
     try:
         with torch.no_grad():
-            return _Task(graph, *ends, str(norm), output, tolerance, timeout, seed, progress).run()
+            return _Task(graph, *ends, str(norm), output, tolerance, timeout, seed, progress, chosen).run()
     finally:
         torch.set_num_threads(before)
 
@@ -154,12 +158,12 @@ class _Task:
 
     def __init__(
         self, graph: Graph, lower: Tensor, upper: Tensor, norm: str, output: int | None, tolerance: float,
-        timeout: float, seed: int, progress: Callable[..., None] | None,
+        timeout: float, seed: int, progress: Callable[..., None] | None, device: torch.device,
     ):  # fmt: skip
         self.begun = time.monotonic()
         self.deadline = self.begun + timeout
         self.tolerance, self.progress = tolerance, progress or (lambda stage, **numbers: None)
-        self.graph = graph
+        self.graph, self.device = graph, device
         self.box = widened(lower, upper)
         self.rows = graph.nodes[graph.outputs[0]].size
         self.columns = graph.nodes[graph.inputs[0]].size
@@ -228,9 +232,14 @@ class _Task:
     @cached_property
     def facts(self) -> dict[int, Box]:
         """Boxes of what the network's own functions read, as tight as a root's."""
-        whole = Problem(self.graph, None, torch.device("cpu"))  # type: ignore[arg-type]
-        problem = whole.within(self.box[0][None], self.box[1][None])
-        return root_facts(problem, *problem.hull, steps=FACT_STEPS, deadline=self.deadline).boxes
+        problem = self.problem(self.graph)
+        boxes = root_facts(problem, *problem.hull, steps=FACT_STEPS, deadline=self.deadline).boxes
+        return {value: (low.cpu(), high.cpu()) for value, (low, high) in boxes.items()}
+
+    def problem(self, graph: Graph) -> Problem:
+        """A graph of the same input over the box."""
+        whole = Problem(graph, None, self.device)  # type: ignore[arg-type]
+        return whole.within(*(end[None].to(self.device) for end in self.box))
 
     def _everywhere(self) -> LipschitzResult:
         """Over an infinite box intervals and multipliers alone are finite; the rest of the time is for points."""
@@ -268,9 +277,8 @@ class _Part:
         """What multipliers prove of the root."""
         self.turns = 0
         self.turned: Turned | None = None
-        whole = Problem(made.graph, None, torch.device("cpu"))  # type: ignore[arg-type]
-        self.problem = whole.within(task.box[0][None], task.box[1][None])
-        rows = -torch.eye(made.outputs, dtype=torch.float64).unsqueeze(1)
+        self.problem = task.problem(made.graph)
+        rows = -torch.eye(made.outputs, dtype=torch.float64, device=task.device).unsqueeze(1)
         if made.kind != LARGEST:
             rows = rows[:1]
         guide = self._guide if made.kind == MATRIX else None
@@ -318,6 +326,7 @@ class _Part:
     def _tried(self, points: Tensor) -> None:
         """Minimisers of bounds are where the norm may be large."""
         found = self.task.gradients
+        points = points.cpu()
         better = found.take(points)
         if len(points):
             few = points[torch.randperm(len(points), generator=found.generator)[:TRIED]]

@@ -20,6 +20,7 @@ from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
 from provenn.errors import InputError
+from provenn.verifier.device import chosen_device
 from provenn.verifier.gradients import finite, widened
 from provenn.verifier.lipschitz import TURN, box_of, checked_timeout, differentiable, position
 from provenn.verifier.maximise import Maximum, Quantity
@@ -71,6 +72,7 @@ def prove_monotone(
     *,
     timeout: float = 60.0,
     seed: int = 0,
+    device: str = "auto",
     progress: Callable[..., None] | None = None,
 ) -> MonotoneResult:
     """Prove or refute that an output grows (``up``) or falls (``down``) with an input, all others held, over a box.
@@ -80,12 +82,14 @@ def prove_monotone(
     from the sign of its derivative wherever there is one: enough where every value is continuous, which the finite
     boxes of all values show (poles and undefined values have infinite ones). A witness has the wrong order both on
     onnxruntime, in the network's element type, and in real numbers. Ends after ``timeout`` seconds at the latest.
-    ``progress(stage, domains=n, bound=slope)`` is told where it is. Raises InputError for a wrong call,
-    UnsupportedOperatorError, which names the operator, where the network jumps.
+    Slopes are bounded on ``device`` (``auto``, ``cpu`` or ``cuda``). ``progress(stage, domains=n, bound=slope)`` hears
+    where it is. Raises InputError for a wrong call, UnsupportedOperatorError, which names the operator, where the
+    network jumps.
     """
     checked_timeout("prove_monotone", timeout)
     if direction not in DIRECTIONS:
         raise InputError(f"direction got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
+    chosen = chosen_device(device)
     graph = differentiable(network)
     ends = box_of(graph, lower, upper)
     if not finite(*ends):
@@ -95,7 +99,7 @@ def prove_monotone(
     before = torch.get_num_threads()
     try:
         with torch.no_grad():
-            return _Task(network, graph, ends, input, output, direction, timeout, seed, progress).run()
+            return _Task(network, graph, ends, input, output, direction, timeout, seed, progress, chosen).run()
     finally:
         torch.set_num_threads(before)
 
@@ -103,11 +107,12 @@ def prove_monotone(
 class _Task:
     def __init__(
         self, network: str | os.PathLike[str], graph: Graph, box: tuple[Tensor, Tensor], input: int, output: int,
-        direction: str, timeout: float, seed: int, progress: Callable[..., None] | None,
+        direction: str, timeout: float, seed: int, progress: Callable[..., None] | None, device: torch.device,
     ):  # fmt: skip
         self.begun = time.monotonic()
         self.deadline = self.begun + timeout
         self.graph, self.box, self.input, self.output = graph, box, input, output
+        self.device = device
         self.sign = 1.0 if direction == "up" else -1.0
         self.words = "never falls" if direction == "up" else "never rises"
         self.progress = progress or (lambda stage, **numbers: None)
@@ -127,11 +132,11 @@ class _Task:
             return self._result("proved", 0.0, 0)
         if self._attack(self._sample(SAMPLE)):
             return self._result("refuted", -np.inf, 0)
-        whole = Problem(self.made, None, torch.device("cpu"))  # type: ignore[arg-type]
-        problem = whole.within(*(end[None] for end in widened(*self.box)))
+        whole = Problem(self.made, None, self.device)  # type: ignore[arg-type]
+        problem = whole.within(*(end[None].to(self.device) for end in widened(*self.box)))
         settle_threads(problem)
         self.broken = self._broken()
-        rows = torch.full((1, 1, 1), self.sign, dtype=torch.float64)
+        rows = torch.full((1, 1, 1), self.sign, dtype=torch.float64, device=self.device)
         self.maximum = Maximum(
             problem, Quantity(rows, self._measure, lambda limit: -limit), deadline=self.deadline, tried=self._attack,
             moved=self._tell,
@@ -204,7 +209,7 @@ class _Task:
         """Look for a witness on lines through the points with the most negative slopes; whether there is one."""
         if len(points) == 0 or self.pair is not None:
             return self.pair is not None
-        points = points.clamp(*self.box)
+        points = points.cpu().clamp(*self.box)
         slopes = self._slopes(points)
         worst = slopes.topk(min(LINES, len(points)), largest=False)
         chosen = points[worst.indices[worst.values < 0]]

@@ -28,9 +28,17 @@ def box(
     middle = numbers(centre)
     if middle.size != node_in.size:
         raise InputError(f"{centre}: has {middle.size} numbers, the network has {node_in.size} inputs")
-    if radius == 0:
-        return middle, middle
-    return np.nextafter(middle - radius, -np.inf), np.nextafter(middle + radius, np.inf)
+    return 0.0 - _sum_above(-middle, radius), _sum_above(middle, radius)
+
+
+def _sum_above(x: np.ndarray, y: float) -> np.ndarray:
+    """The least float64 numbers that are at least ``x + y``."""
+    total = x + y
+    if math.isinf(y):
+        return total
+    taken = total - x
+    below = (x - (total - taken)) + (y - taken) > 0  # what rounding lost, exactly (Knuth's two-sum)
+    return np.where(below, np.nextafter(total, np.inf), total)
 
 
 def numbers(path: str) -> np.ndarray:
