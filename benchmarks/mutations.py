@@ -113,8 +113,8 @@ MUTATIONS = (
     Mutation(
         "wrong box of a clause",
         "verifier/rebound.py",
-        "        box = self.clauses.box\n        return {",
-        "        box = torch.zeros_like(self.clauses.box)\n        return {",
+        "        box = self.clauses.box\n        return self.rooted",
+        "        box = torch.zeros_like(self.clauses.box)\n        return self.rooted",
         CLAUSES,
     ),
     Mutation(
@@ -140,7 +140,7 @@ MUTATIONS = (
     ),
     Mutation(
         "split leaves one side of the box out",
-        "verifier/rebound.py",
+        "verifier/halving.py",
         'right = dict(fields, lower=fields["lower"].scatter(1, axis, middle))',
         'right = dict(fields, lower=fields["lower"].scatter(1, axis, middle + 0.1 * (upper - lower)))',
         BOUNDS,
