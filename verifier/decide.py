@@ -12,23 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from provenn.bounds.graph import read_onnx, symbolic_note
 from provenn.bounds.graph.lattice import lattice
 from provenn.bounds.propagate.ladder import RATE, row_cost
 from provenn.errors import InputError
-from provenn.specs import ClauseBatch, read_query
+from provenn.specs import ClauseBatch
 from provenn.verifier.cells import by_cells
 from provenn.verifier.device import chosen_device
 from provenn.verifier.exact import Programs, input_leaves, neuron_leaves
 from provenn.verifier.falsify import attacked, checker, interlude_of
 from provenn.verifier.fixed import Fixed
+from provenn.verifier.given import read
+from provenn.verifier.networks import Networks
 from provenn.verifier.options import Options
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem, recognised, specialised
 from provenn.verifier.race import account, race
 from provenn.verifier.rebound import Rebound
 from provenn.verifier.refine import refined_facts
-from provenn.verifier.replay import Replay
 from provenn.verifier.result import Result
 from provenn.verifier.root import Facts, outputs_bound, root_facts, root_seconds
 from provenn.verifier.run import Run, Silent
@@ -84,26 +84,26 @@ class _Left(NamedTuple):
 
 
 def verify(
-    network_path: str | os.PathLike[str],
+    networks: Networks,
     property_path: str | os.PathLike[str],
     options: Options | None = None,
     progress: Callable[..., None] | None = None,
 ) -> Result:
     """Decide whether the network violates the property.
 
+    ``networks``: a file, or files by the names that a property in VNN-LIB 2 declares (``{"f": "a.onnx", ..}``).
     Raises ModelError, PropertyError or InputError where a file does not fit; everything else is a verdict.
-    ``progress``
-    is called as ``progress(stage, domains=n, open=n, bound=b)``.
+    ``progress`` is called as ``progress(stage, domains=n, open=n, bound=b)``.
     """
     before = torch.get_num_threads()
     try:
-        return _verify(network_path, property_path, options or Options(), progress)
+        return _verify(networks, property_path, options or Options(), progress)
     finally:
         torch.set_num_threads(before)
 
 
 def _verify(
-    network_path: str | os.PathLike[str],
+    networks: Networks,
     property_path: str | os.PathLike[str],
     options: Options,
     progress: Callable[..., None] | None,
@@ -113,37 +113,27 @@ def _verify(
     device = chosen_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    graph = read_onnx(network_path)
-    if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        raise InputError(
-            f"{network_path}: the network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; "
-            "VNN-LIB 1.0 speaks of exactly one of each: verify a part of the network with one input and one output"
-        )
-    node_in, node_out = graph.nodes[graph.inputs[0]], graph.nodes[graph.outputs[0]]
-    element = node_in.scalar_type
-    if element not in ("float32", "float64"):
-        raise InputError(
-            f"{network_path}: the input is of type {element}, a property speaks of real numbers; "
-            "re-export with an input of floats and a Cast behind it"
-        )
-    note = symbolic_note(graph.metadata["symbolic"])
-    query = read_query(os.fspath(property_path), node_in.size, node_out.size, element, note)
+    given = read(networks, property_path)
+    graph, query = given.graph, given.view
     special = specialised(graph, query)
     spelled = Problem(
         lattice(special.graph), query, device, special.free, special.read, split_points=options.split_points
     )
     problem = recognised(spelled)
     generator = torch.Generator(device="cpu").manual_seed(options.seed)
-    replay = Replay(network_path, query, free=special.free)
+    replay = given.replay(special.free)
     run = Run(problem, replay, options, deadline, progress or Silent(), generator)
+    inputs, outputs = (graph.nodes[index].size for index in (graph.inputs[0], graph.outputs[0]))
     run.say(
         f"device {device}, {torch.get_num_threads()} threads, {query.clause_count} clauses, "
-        f"{problem.free_inputs.numel()} of {node_in.size} inputs free"
+        f"{problem.free_inputs.numel()} of {inputs} inputs free"
     )
+    if given.substitution is not None:
+        run.say(f"equalities leave {inputs} of {given.query.input_count} inputs")
     if special.graph is not graph:
         run.say(
-            f"specialised: {node_in.size - problem.hull[0].shape[1]} inputs folded, "
-            f"{problem.outputs} of {node_out.size} outputs kept"
+            f"specialised: {inputs - problem.hull[0].shape[1]} inputs folded, "
+            f"{problem.outputs} of {outputs} outputs kept"
         )
     if problem is not spelled:
         tabulated = sum(node.operator == "pieces" for node in problem.graph.nodes)

@@ -17,6 +17,7 @@ from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
 from provenn.specs import ClauseBatch, Query
 from provenn.verifier.points import OPTIMISED, Points
+from provenn.verifier.reduced import Reduced
 from provenn.verifier.workers import Workers
 
 
@@ -76,9 +77,10 @@ def dense_clauses(batch: ClauseBatch, outputs: int, device: torch.device) -> Cla
     )
 
 
-def specialised(graph: Graph, query: Query) -> Specialised:
+def specialised(graph: Graph, query: Query | Reduced) -> Specialised:
     """The graph without the inputs that every clause fixes and the outputs that none reads."""
-    return specialise(graph, *query.input_box, query.fixed, np.unique(query.atoms.column))
+    read = query.read if isinstance(query, Reduced) else np.unique(query.atoms.column)
+    return specialise(graph, *query.input_box, query.fixed, read)
 
 
 def recognised(problem: Problem) -> Problem:
@@ -107,7 +109,7 @@ class Problem:
     def __init__(
         self,
         graph: Graph,
-        query: Query,
+        query: Query | Reduced,
         device: torch.device,
         free: np.ndarray | None = None,
         read: np.ndarray | None = None,

@@ -3,65 +3,69 @@
 from __future__ import annotations
 
 import copy
-import gzip
 import os
-import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from provenn.bounds.graph.compose import Substitution
 from provenn.errors import InputError, ModelError
 from provenn.specs import Query
 from provenn.verifier.result import Witness
-
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-
-_ELEMENT_TYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
-_GZIP = b"\x1f\x8b"
-_LARGEST_IR = re.compile(r"max supported IR version: (\d+)")
-_NOISE = re.compile(r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:|/\S+:\d+ .*?\) (?=[A-Z])")
-"""What onnxruntime puts before what it has to say: a code, the path once more, the place in its own sources."""
+from provenn.verifier.sessions import Model, Session
 
 
 class Replay:
-    """Runs a network on onnxruntime (CPU) and judges inputs by a property, with tolerance zero.
+    """Runs networks on onnxruntime (CPU) and judges inputs by a property, with tolerance zero.
 
-    The session is created at the first run, so that a proof that needs no witness never pays for it. ``calls``
-    counts network runs, ``failures`` those that onnxruntime refused (an index out of range, for instance).
-    A float32 network is run with the graph optimisations that the competition's checker uses: the default ones.
+    Sessions are created at the first run, so that a proof that needs no witness never pays for them; copies of a
+    network share one. ``calls`` counts runs of all networks, ``failures`` those that onnxruntime refused (an index out
+    of range, for instance).
     """
 
     def __init__(
         self,
-        network_path: str | os.PathLike[str],
+        networks: str | os.PathLike[str] | Sequence[Model],
         query: Query,
         threads: int = 1,
         free: np.ndarray | None = None,
+        substitution: Substitution | None = None,
     ):
-        """``free``: points hold only these inputs (flat positions); all others have one value in every clause."""
+        """``networks``: a network of one input and one output, or those that a query composes, in its order.
+
+        ``substitution``: how all inputs follow from those that the search sees. ``free``: of the latter, points hold
+        only these (flat positions); all others have one value in every clause.
+        """
         if threads < 1:
             raise InputError(f"Replay got threads={threads!r}, expected at least 1")
-        self.network_path, self.query, self.threads = Path(network_path), query, threads
-        self.free = free
+        single = isinstance(networks, (str, os.PathLike))
+        self.models = [Model(Path(networks))] if isinstance(networks, (str, os.PathLike)) else list(networks)
+        self.single = single
+        self.query, self.threads = query, threads
+        self.free, self.substitution = free, substitution
         self.columns: int | None = None
         self.calls = self.failures = 0
-        self._session: InferenceSession | None = None
-        self._input_name = self._output_name = ""
-        self._input_shape: tuple[int, ...] = ()
+        self._sessions: dict[Model, Session] | None = None
         self._element: np.dtype[Any] = np.dtype(query.element_type)
 
     def run(self, x: np.ndarray) -> np.ndarray | None:
-        """Flat outputs of the network at a flat input, None where onnxruntime refuses it. Raises ModelError."""
-        session = self._open()
+        """Flat outputs of all networks at a flat input, None where onnxruntime refuses it. Raises ModelError."""
+        sessions = self._open()
         self.calls += 1
-        feed = {self._input_name: np.asarray(x).astype(self._element).reshape(self._input_shape)}
-        try:
-            return np.asarray(session.run([self._output_name], feed)[0]).reshape(-1)
-        except Exception:  # noqa: BLE001 onnxruntime's own exceptions share no base class but this
-            self.failures += 1
-            return None
+        x = np.asarray(x).reshape(-1)
+        outputs: list[np.ndarray] = []
+        for model in self.models:
+            session = sessions[model]
+            ends = np.cumsum(session.sizes)
+            found = session.run(np.split(x[: ends[-1]], ends[:-1]))
+            if found is None:
+                self.failures += 1
+                return None
+            x = x[ends[-1] :]
+            outputs += found[:1] if self.single else found
+        return outputs[0] if len(outputs) == 1 else np.concatenate(outputs)
 
     def leading(self, columns: int) -> Replay:
         """The same for points of which only the first ``columns`` are inputs; the others follow from those."""
@@ -70,19 +74,24 @@ class Replay:
         return found
 
     def lifted(self, x: np.ndarray) -> np.ndarray:
-        """A point of the search as one of the network: fixed inputs have their value in the element type."""
+        """A point of the search as one of the inputs that equalities leave: fixed ones have their value."""
         x = np.asarray(x).reshape(-1)[: self.columns]
-        if self.free is None:
+        if self.free is None or len(x) != len(self.free):
             return x
-        whole = self.query.witness_box[0].astype(np.float64)
-        if len(x) == len(self.free):
-            whole[self.free] = x
-            return whole
-        return x
+        whole = self._witness_box(*self.query.witness_box)[0].astype(np.float64)
+        whole[self.free] = x
+        return whole
+
+    def _witness_box(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A box of all inputs as one of those that equalities leave."""
+        return (lower, upper) if self.substitution is None else self.substitution.together(lower, upper)
 
     def project(self, x: np.ndarray, clause: int) -> np.ndarray | None:
-        """The nearest point to ``x`` in the witness box of a clause, None where that box is empty."""
-        lower, upper = self.query.witness_bounds(clause)
+        """The nearest point to ``x`` in the witness box of a clause, None where that box is empty.
+
+        Of the inputs that equalities leave; so is the result.
+        """
+        lower, upper = self._witness_box(*self.query.witness_bounds(clause))
         if (lower > upper).any():
             return None
         return np.clip(np.asarray(x).reshape(-1).astype(lower.dtype), lower, upper)
@@ -97,15 +106,43 @@ class Replay:
         point: np.ndarray | None = x
         if clause is not None:
             point = self.project(x, clause)
-        if point is None or len(point) != self.query.input_count or not np.isfinite(point).all():
+        if point is None or not np.isfinite(point).all():
             return None
         self._open()
+        for whole in self._whole(point):
+            witness = self._judged(whole)
+            if witness is not None:
+                return witness
+        return None
+
+    def _whole(self, point: np.ndarray) -> Iterator[np.ndarray]:
+        """All inputs; where equalities with arithmetic determine some, each of their roundings in turn."""
         with np.errstate(over="ignore"):
-            point = point.astype(self._element)
+            if self.substitution is None or len(point) == self.query.input_count:
+                yield point.astype(self._element)
+                return
+            whole = self.substitution.lift(point.astype(self._element)).astype(self._element)
+        yield whole
+        solved = self.substitution.solved
+        for end in (np.inf, -np.inf) if len(solved) else ():
+            moved = whole.copy()
+            moved[solved] = np.nextafter(whole[solved], self._element.type(end))
+            yield moved
+
+    def _judged(self, point: np.ndarray) -> Witness | None:
+        """The witness that all inputs, in their element type, are."""
+        if len(point) != self.query.input_count:
+            return None
         outputs = self.run(point)
-        if outputs is None or len(outputs) != self.query.output_count:
+        if outputs is None or len(outputs) != self._output_count:
             return None
         return Witness(point, outputs) if self.query.violated(point, outputs) else None
+
+    @property
+    def _output_count(self) -> int:
+        """How many numbers the networks give."""
+        composition = self.query.composition
+        return self.query.output_count if composition is None else composition.output_count
 
     def check_many(
         self,
@@ -126,90 +163,22 @@ class Replay:
                 return witness
         return None
 
-    def _open(self) -> InferenceSession:
-        if self._session is not None:
-            return self._session
-        import onnxruntime  # half a second, which only a candidate is worth
+    def _open(self) -> dict[Model, Session]:
+        if self._sessions is None:
+            sessions = {model: Session(model, self.threads) for model in dict.fromkeys(self.models)}
+            if self.single:
+                self._check_single(sessions[self.models[0]])
+            self._sessions = sessions
+        return self._sessions
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # refused inputs are counted, not printed
-        # where external data lies, for a network that is handed over as bytes
-        folder = str(self.network_path.resolve().parent)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
-
-        def load(source: bytes | str) -> InferenceSession:
-            return onnxruntime.InferenceSession(
-                source, sess_options=options, providers=["CPUExecutionProvider"]
-            )
-
-        source = self._source()
-        try:
-            try:
-                session = load(source)
-            except Exception as error:  # noqa: BLE001 onnxruntime's exceptions have no common base
-                largest = _LARGEST_IR.search(str(error))
-                if largest is not None:
-                    source = _relabelled(source, int(largest[1]))
-                else:  # its fusions break some networks: a gelu written out whose first product has other readers
-                    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-                session = load(source)
-        except Exception as error:
-            raise ModelError(
-                f"{self.network_path}: onnxruntime cannot load the network ({_gist(error)}); "
-                "mend it or export it again, or use a newer onnxruntime"
-            ) from error
-        declared = session.get_inputs()
-        if len(declared) != 1:
-            raise ModelError(
-                f"{self.network_path}: has {len(declared)} inputs, expected 1; merge them into one"
-            )
-        if declared[0].type not in _ELEMENT_TYPES:
-            raise ModelError(f"{self.network_path}: input of type {declared[0].type}, expected a float type")
-        self._element = np.dtype(_ELEMENT_TYPES[declared[0].type])
-        self._input_name, self._output_name = declared[0].name, session.get_outputs()[0].name
-        shape = declared[0].shape
-        # the leading dimension of a file is often a name (a batch); any unknown dimension reads as 1
-        self._input_shape = tuple(n if isinstance(n, int) and n > 0 else 1 for n in shape)
-        if int(np.prod(self._input_shape, dtype=np.int64)) != self.query.input_count:
+    def _check_single(self, session: Session) -> None:
+        """VNN-LIB 1.0 speaks of one input; its element type is the file's."""
+        path = session.model.path
+        if len(session.elements) != 1:
+            raise ModelError(f"{path}: has {len(session.elements)} inputs, expected 1; merge them into one")
+        self._element = session.elements[0]
+        if session.sizes[0] != self.query.input_count:
             raise InputError(
-                f"{self.network_path} takes {int(np.prod(self._input_shape, dtype=np.int64))} inputs {shape}, the "
-                f"property has {self.query.input_count}: is it a property of another network?"
+                f"{path} takes {session.sizes[0]} inputs {session.declared[0]}, the property has "
+                f"{self.query.input_count}: is it a property of another network?"
             )
-        self._session = session
-        return session
-
-    def _source(self) -> bytes | str:
-        """What onnxruntime opens: the path, so that external data is found beside it, or unpacked bytes."""
-        try:
-            with open(self.network_path, "rb") as file:
-                packed = file.read(2) == _GZIP
-            if not packed:
-                return str(self.network_path)
-            content = self.network_path.read_bytes()
-            while content[:2] == _GZIP:
-                content = gzip.decompress(content)
-            return content
-        except (OSError, EOFError) as error:
-            raise ModelError(f"{self.network_path}: cannot be read ({error})") from error
-
-
-def _relabelled(source: bytes | str, ir_version: int) -> bytes:
-    """The network marked with an older format version; external data stays where it is.
-
-    What a graph means is settled by its operator set: the format's versions only say which fields a file may have,
-    and onnxruntime refuses what it does not know by itself.
-    """
-    import onnx
-
-    model = onnx.ModelProto()
-    model.ParseFromString(Path(source).read_bytes() if isinstance(source, str) else source)
-    model.ir_version = ir_version
-    return model.SerializeToString()  # type: ignore[no-any-return]
-
-
-def _gist(error: Exception) -> str:
-    """The first line of what onnxruntime says, without its codes and the paths of its sources."""
-    first = str(error).strip().partition("\n")[0]
-    return _NOISE.sub("", first).strip() or type(error).__name__

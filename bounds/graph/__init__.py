@@ -7,4 +7,7 @@ from provenn.bounds.graph._evaluate import evaluate as evaluate
 from provenn.bounds.graph._evaluate import evaluator as evaluator
 from provenn.bounds.graph._graph import Graph as Graph
 from provenn.bounds.graph._graph import Node as Node
+from provenn.bounds.graph._interface import Expected as Expected
+from provenn.bounds.graph._interface import Interface as Interface
+from provenn.bounds.graph._isomorphic import check_isomorphic as check_isomorphic
 from provenn.bounds.graph._onnx import read_onnx as read_onnx

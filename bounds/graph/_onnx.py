@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from provenn.bounds.graph._fold import fold, fold_nodes
 from provenn.bounds.graph._fuse import settle_partial
 from provenn.bounds.graph._graph import Graph
 from provenn.bounds.graph._import_elementwise import TYPES
+from provenn.bounds.graph._interface import Interface, check_counts, check_value, input_shape
 from provenn.bounds.graph._merge import simplify
 from provenn.bounds.graph._unsupported import instead
 from provenn.errors import ModelError, UnsupportedOperatorError
@@ -68,8 +70,11 @@ _MISFITS = (
 """What numpy, torch and the importers raise for operands and attributes that do not fit the operator."""
 
 
-def read_onnx(path: str | os.PathLike[str]) -> Graph:
+def read_onnx(path: str | os.PathLike[str], interface: Interface | None = None) -> Graph:
     """Read the ONNX network at ``path`` (plain or gzipped, by content) into a graph.
+
+    With an ``interface`` the graph's outputs are its hidden tensors, then the file's outputs; a file of other inputs
+    or outputs is refused, and dimensions that it leaves open are those of the interface.
 
     Shapes are static afterwards (an unknown or symbolic dimension is 1), shape arithmetic and
     everything else that is constant is folded, and only operators of ``provenn.bounds.ops.OPS`` remain.
@@ -79,7 +84,7 @@ def read_onnx(path: str | os.PathLike[str]) -> Graph:
     path = Path(path)
     try:
         model = read_model(path)
-        return _Reader(model, path.parent, str(path)).read()
+        return _Reader(model, path.parent, str(path), interface).read()
     except ModelError as error:
         text = " ".join(str(error).split())
         if text.startswith(str(path)):
@@ -92,6 +97,7 @@ class _Reader:
     model: onnx.ModelProto
     folder: Path
     source: str
+    interface: Interface | None = None
 
     def read(self) -> Graph:
         graph = self.model.graph
@@ -106,10 +112,13 @@ class _Reader:
             self._check_finite(array, name)
             self.parameters += array.size
             self.tensors[name] = Constant(array)
-        inputs = [self._input(info) for info in graph.input if info.name not in stored]
+        infos = [info for info in graph.input if info.name not in stored]
+        if self.interface is not None:
+            check_counts(self.interface, infos, [info.name for info in graph.output])
+        inputs = [self._input(info, place) for place, info in enumerate(infos)]
         for node in order:
             self._apply(node)
-        outputs = [self._output(info.name) for info in graph.output]
+        outputs = self._outputs(graph)
         if not outputs:
             raise ModelError("the network has no output")
         whole = settle_partial(self.builder.nodes, self.builder.coordinate_nodes, outputs)
@@ -164,10 +173,10 @@ class _Reader:
         known |= {sparse.values.name for sparse in graph.sparse_initializer}
         state: dict[int, int] = {}
         order: list[onnx.NodeProto] = []
-        for info in graph.output:
-            if info.name not in producer and info.name not in known:
-                raise ModelError(f"output {info.name!r} is computed by no node; export the network again")
-            stack = [(producer[info.name], False)] if info.name in producer else []
+        for wanted, what in self._wanted(graph):
+            if wanted not in producer and wanted not in known:
+                raise ModelError(f"{what} is computed by no node; {self._instead(wanted, producer)}")
+            stack = [(producer[wanted], False)] if wanted in producer else []
             while stack:
                 position, finished = stack.pop()
                 if finished:
@@ -194,6 +203,30 @@ class _Reader:
                     stack.append((producer[name], False))
         return order
 
+    def _wanted(self, graph: onnx.GraphProto) -> list[tuple[str, str]]:
+        """Names of the tensors that the graph is read for, and what to call them."""
+        hidden = () if self.interface is None else self.interface.hidden
+        found = [(tensor.tensor or "", f"hidden tensor {tensor.tensor!r} ({tensor.name})") for tensor in hidden]
+        return found + [(info.name, f"output {info.name!r}") for info in graph.output]
+
+    def _instead(self, name: str, known: Mapping[str, int]) -> str:
+        """What to do about an output or a hidden tensor that no node computes."""
+        if any(name == info.name for info in self.model.graph.output):
+            return "export the network again"
+        near = difflib.get_close_matches(name, known, 3)
+        return f"mend the name ({'such as ' + ', '.join(map(repr, near)) if near else 'inspect the file for names'})"
+
+    def _outputs(self, graph: onnx.GraphProto) -> list[int]:
+        """Nodes of the hidden tensors and of the outputs, of the shapes and types that are expected."""
+        wanted = self._wanted(graph)
+        found = [self._output(name) for name, _ in wanted]
+        if self.interface is not None:
+            expected = (*self.interface.hidden, *self.interface.outputs)
+            for tensor, index, (_, what) in zip(expected, found, wanted, strict=True):
+                node = self.builder.nodes[index]
+                check_value(tensor, node.shape, node.scalar_type, what)
+        return found
+
     def _check_finite(self, array: np.ndarray, name: str) -> None:
         if is_finite(array):
             return
@@ -203,7 +236,7 @@ class _Reader:
         place += f", read by {_title(readers[0])}" if readers else ""
         raise ModelError(f"initialiser {name!r} contains NaN or infinity ({place}), mend the network's weights")
 
-    def _input(self, info: onnx.ValueInfoProto) -> Value:
+    def _input(self, info: onnx.ValueInfoProto, place: int) -> Value:
         kind = info.type.tensor_type
         if not info.type.HasField("tensor_type") or not kind.HasField("shape"):
             raise ModelError(f"input {info.name!r} declares no shape, expected a tensor with one")
@@ -216,7 +249,9 @@ class _Reader:
         shape = [
             dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else 1 for dim in kind.shape.dim
         ]
-        for axis, dim in enumerate(kind.shape.dim):
+        if self.interface is not None:
+            shape = list(input_shape(self.interface.inputs[place], info))
+        for axis, dim in enumerate(() if self.interface is not None else kind.shape.dim):
             if dim.dim_value <= 0 and (axis > 0 or len(shape) == 1):  # a leading one is the batch
                 self.symbolic.append((repr(dim.dim_param) if dim.dim_param else str(axis), info.name))
         self.builder.name, self.builder.origin = info.name, f"input {info.name!r}"

@@ -32,7 +32,7 @@ def replay(
 
 def test_a_violating_input_is_a_witness_with_the_outputs_of_onnxruntime(tmp_path):
     r = replay(tmp_path, [("0", "1"), ("0", "1")], "(assert (>= Y_0 1.5))")
-    assert r.calls == 0 and r._session is None  # opened when first needed
+    assert r.calls == 0 and r._sessions is None  # opened when first needed
     witness = r.check(np.array([0.75, 0.75]))
     assert witness is not None and r.calls == 1
     assert witness.inputs.dtype == np.float32 and witness.inputs.tolist() == [0.75, 0.75]
