@@ -14,7 +14,6 @@ from torch import Tensor
 
 from provenn.bounds.graph.lattice import lattice
 from provenn.bounds.propagate.ladder import RATE, row_cost
-from provenn.errors import InputError
 from provenn.specs import ClauseBatch
 from provenn.verifier.cells import by_cells
 from provenn.verifier.device import chosen_device
