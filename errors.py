@@ -19,5 +19,9 @@ class PropertyError(ProvennError):
     """The VNN-LIB property is malformed: mend the line the message names."""
 
 
+class UnsupportedPropertyError(PropertyError):
+    """The VNN-LIB property is well-formed but says what provenn does not decide: write what the message names."""
+
+
 class InputError(ProvennError):
     """A path, an option or a shape does not fit: correct the command or the call."""

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from provenn.specs._atoms import read_variables, undeclared
+from provenn.specs._atoms import Variables
 from provenn.specs._literals import exact_fraction
 from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens
 from provenn.specs._source import Source
@@ -20,7 +20,7 @@ def read_expression(
     places: list[int],
     position: int,
     tokens: Tokens,
-    counts: tuple[int, int],
+    variables: Variables,
     source: Source,
 ) -> tuple[int, Linear]:
     """Read the expression that starts at `position`: (position behind it, its linear form)."""
@@ -38,7 +38,7 @@ def read_expression(
             position += 2
             continue
         if kind == WORD:
-            value = _leaf(place, tokens, counts, source)
+            value = _leaf(place, tokens, variables, source)
         elif kind == CLOSE and stack:
             name, opened, operands = stack.pop()
             if not operands:
@@ -57,12 +57,10 @@ def read_expression(
         stack[-1][2].append(value)
 
 
-def _leaf(place: int, tokens: Tokens, counts: tuple[int, int], source: Source) -> Linear:
+def _leaf(place: int, tokens: Tokens, variables: Variables, source: Source) -> Linear:
     word = tokens.word(place)
     if word[:2] in ("X_", "Y_"):
-        is_input, index = read_variables(tokens, np.array([place]), source)
-        if index[0] >= counts[0 if is_input[0] else 1]:
-            raise undeclared(tokens, place, bool(is_input[0]), counts, source)
+        is_input, index = variables.read(tokens, np.array([place]), source)
         number = int(index[0])
         return {~number if is_input[0] else number: Fraction(1)}
     try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from provenn.specs._literals import LiteralError, read_literals
+from provenn.specs._programs import Program
 from provenn.specs._scan import Tokens
 from provenn.specs._source import Source
 
@@ -26,7 +27,8 @@ class Atoms:
     Output row: `sum coefficient * y[column] <= value` over the terms `term_start[a]:term_start[a+1]`; both
     ways if `side` is LOWER | UPPER. `value` is the float64 nearest to the exact number, `exact` says whether
     it is that number. `strict`: the comparison excludes equality (ignored for proofs, kept for witnesses).
-    `fractions`: exact right sides of rows written with arithmetic.
+    `fractions`: exact right sides of rows written with arithmetic. `programs`: what such a comparison computes
+    in VNN-LIB 2, where arithmetic is that of the element type.
     """
 
     is_input: np.ndarray  # bool [n]
@@ -40,6 +42,7 @@ class Atoms:
     coefficient: np.ndarray  # float64 [terms]
     offset: np.ndarray  # [n] byte offset in the source
     fractions: dict[int, Fraction]
+    programs: dict[int, Program] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.side)
@@ -50,15 +53,48 @@ def join(first: Atoms, second: Atoms) -> Atoms:
     if not len(second):
         return first
     parts: dict[str, Any] = {}
-    for field in fields(Atoms):
-        left, right = getattr(first, field.name), getattr(second, field.name)
-        if field.name == "term_start":
-            parts[field.name] = np.concatenate([left, right[1:] + left[-1]])
-        elif field.name == "fractions":
-            parts[field.name] = left | {atom + len(first): value for atom, value in right.items()}
+    for name in (each.name for each in fields(Atoms)):
+        left, right = getattr(first, name), getattr(second, name)
+        if name == "term_start":
+            parts[name] = np.concatenate([left, right[1:] + left[-1]])
+        elif name in ("fractions", "programs"):
+            parts[name] = left | {atom + len(first): value for atom, value in right.items()}
         else:
-            parts[field.name] = np.concatenate([left, right])
+            parts[name] = np.concatenate([left, right])
     return Atoms(**parts)
+
+
+class Variables(Protocol):
+    """The variables of a dialect: which token is which."""
+
+    relates: bool  # whether a comparison may be about inputs and other variables
+
+    def read(self, tokens: Tokens, which: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:
+        """(is an input: bool [n], flat index: int64 [n]) of tokens; PropertyError at the first that is none."""
+        ...
+
+
+class Numbered:
+    """X_k and Y_k of VNN-LIB 1.0."""
+
+    relates = False
+
+    def __init__(self, counts: tuple[int, int]):
+        """counts: declared inputs and outputs."""
+        self.counts = counts
+
+    def read(self, tokens: Tokens, which: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:
+        is_input, index = read_variables(tokens, which, source)
+        wrong = np.flatnonzero(index >= np.where(is_input, *self.counts))
+        if wrong.size:
+            token, about_input = int(which[wrong[0]]), bool(is_input[wrong[0]])
+            letter, count = ("X", self.counts[0]) if about_input else ("Y", self.counts[1])
+            declared = f"{letter}_0 to {letter}_{count - 1} are" if count else f"no {letter} is"
+            raise source.error(
+                tokens.start[token],
+                f"{tokens.word(token)} is not declared ({declared}); declare it or mend the index",
+            )
+        return is_input, index
 
 
 def read_variables(tokens: Tokens, which: np.ndarray, source: Source) -> tuple[np.ndarray, np.ndarray]:
@@ -100,23 +136,23 @@ def operations(tokens: Tokens, which: np.ndarray) -> np.ndarray:
 
 
 def read_atoms(
-    tokens: Tokens, opening: np.ndarray, operation: np.ndarray, counts: tuple[int, int], source: Source
+    tokens: Tokens, opening: np.ndarray, operation: np.ndarray, variables: Variables, source: Source
 ) -> Atoms:
     """Atoms `( op a b )` whose operands are a variable or a number.
 
-    opening: tokens of the parentheses; operation: their codes; counts: declared inputs and outputs.
+    opening: tokens of the parentheses; operation: their codes. A comparison of an input with another variable, where
+    the dialect has those, is a row in which input k is the column ~k.
     """
     left, right = opening + 2, opening + 3
-    is_variable = [_starts_as_variable(tokens, side) for side in (left, right)]
+    is_variable = [starts_as_variable(tokens, side) for side in (left, right)]
     is_input = [np.zeros(len(opening), bool) for _ in range(2)]
     index = [np.zeros(len(opening), np.int64) for _ in range(2)]
     for end, which in enumerate((left, right)):
         here = np.flatnonzero(is_variable[end])
-        is_input[end][here], index[end][here] = read_variables(tokens, which[here], source)
-        _check_declared(tokens, which[here], is_input[end][here], index[end][here], counts, source)
+        is_input[end][here], index[end][here] = variables.read(tokens, which[here], source)
     value, exact = np.zeros(len(opening)), np.ones(len(opening), bool)
     number_left, number_right = ~is_variable[0] & is_variable[1], is_variable[0] & ~is_variable[1]
-    _check_shapes(tokens, opening, is_variable, is_input, source)
+    _check_shapes(tokens, opening, is_variable, is_input, variables, source)
     try:
         for numeric, which in ((number_left, left), (number_right, right)):
             here = np.flatnonzero(numeric)
@@ -125,11 +161,12 @@ def read_atoms(
         raise source.error(tokens.start[error.token], str(error)) from None
 
     operation = np.where(number_left, FLIPPED[operation], operation)
-    bound_input = np.where(number_left, is_input[1], is_input[0])
+    both = is_variable[0] & is_variable[1]
+    bound_input = np.where(number_left, is_input[1], is_input[0]) & ~both
+    index = [np.where(both & kind, ~number, number) for kind, number in zip(is_input, index, strict=True)]
     variable = np.where(number_left, index[1], index[0])
     greater = (operation == GE) | (operation == GT)
     equal = operation == EQ
-    both = is_variable[0] & is_variable[1]
     sign = np.where(greater, -1.0, 1.0)
     side = np.where(greater & bound_input, LOWER, UPPER).astype(np.uint8)
     side[equal] = LOWER | UPPER
@@ -160,42 +197,23 @@ def read_atoms(
     )
 
 
-def _starts_as_variable(tokens: Tokens, which: np.ndarray) -> np.ndarray:
+def starts_as_variable(tokens: Tokens, which: np.ndarray) -> np.ndarray:
+    """bool [n]: which tokens start with a letter; numbers start with a digit, sign or point."""
     first = tokens.text[tokens.start[which]]
-    return (first >= ord("A")) & (first != ord("_"))  # letters; numbers start with a digit, sign or point
-
-
-def _check_declared(
-    tokens: Tokens,
-    which: np.ndarray,
-    is_input: np.ndarray,
-    index: np.ndarray,
-    counts: tuple[int, int],
-    source: Source,
-) -> None:
-    wrong = np.flatnonzero(index >= np.where(is_input, *counts))
-    if wrong.size:
-        token = int(which[wrong[0]])
-        raise undeclared(tokens, token, bool(is_input[wrong[0]]), counts, source)
-
-
-def undeclared(
-    tokens: Tokens, token: int, is_input: bool, counts: tuple[int, int], source: Source
-) -> Exception:
-    letter, count = ("X", counts[0]) if is_input else ("Y", counts[1])
-    declared = f"{letter}_0 to {letter}_{count - 1} are" if count else f"no {letter} is"
-    return source.error(
-        tokens.start[token],
-        f"{tokens.word(token)} is not declared ({declared}); declare it or mend the index",
-    )
+    return (first >= ord("A")) & (first != ord("_"))
 
 
 def _check_shapes(
-    tokens: Tokens, opening: np.ndarray, is_variable: list, is_input: list, source: Source
+    tokens: Tokens,
+    opening: np.ndarray,
+    is_variable: list,
+    is_input: list,
+    variables: Variables,
+    source: Source,
 ) -> None:
     neither = ~is_variable[0] & ~is_variable[1]
     related = is_variable[0] & is_variable[1] & (is_input[0] | is_input[1])
-    wrong = np.flatnonzero(neither | related)
+    wrong = np.flatnonzero(neither | (related & (not variables.relates)))
     if not wrong.size:
         return
     first = wrong[0]

@@ -82,7 +82,7 @@ def _read_short(tokens: Tokens, which: np.ndarray, known: dict[bytes, bool]) -> 
 def _check(characters: np.ndarray, which: np.ndarray) -> None:
     wrong = np.flatnonzero(~_ALLOWED[characters].all(axis=1))
     if wrong.size:
-        raise LiteralError(int(which[wrong[0]]), "expected a variable X_k or Y_k, or a decimal number")
+        raise LiteralError(int(which[wrong[0]]), "expected a variable or a decimal number")
 
 
 def _convert(text: np.ndarray, which: np.ndarray) -> np.ndarray:
@@ -107,7 +107,7 @@ def _is_exact(text: bytes, value: float) -> bool:
 def exact_fraction(text: str) -> Fraction:
     """The literal as a fraction; raises ValueError unless it is a decimal number with |exponent| < 1000."""
     if not all(c in "0123456789+-.eE" for c in text):
-        raise ValueError("expected a variable X_k or Y_k, or a decimal number")
+        raise ValueError("expected a variable or a decimal number")
     try:
         value = Decimal(text)
     except (InvalidOperation, Overflow):

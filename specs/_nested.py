@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
+from typing import Protocol
 
 import numpy as np
 
-from provenn.specs._arithmetic import read_expression
-from provenn.specs._atoms import EQ, GE, GT, LE, LOWER, LT, OPERATIONS, UPPER, Atoms, join
+from provenn.specs._atoms import Atoms, join
 from provenn.specs._formula import Formula, Product, Table, alternatives, conjunction, product
-from provenn.specs._literals import nearest_of
 from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens
 from provenn.specs._source import Source
 from provenn.specs._stream import AND, ASSERT, ATOM, CONJUNCTION, OR, TABLE, Stream
@@ -21,6 +18,20 @@ _COMMANDS = {
     "exit": True,
 }  # fmt: skip
 _NAMES = {ASSERT: "assert", AND: "and", OR: "or"}
+
+
+class Comparisons(Protocol):
+    """Reads the comparisons that the flat reader does not know: arithmetic, and what is malformed."""
+
+    declaration: str  # how a variable is declared, for messages
+
+    def read(self, kinds: list[int], places: list[int], position: int) -> tuple[int, list[list[int]]]:
+        """Read the comparison opening at `position`: (position behind it, its atoms as a disjunction of clauses)."""
+        ...
+
+    def finish(self) -> Atoms:
+        """The atoms read, in the layout of `Atoms`."""
+        ...
 
 
 class _Members:
@@ -56,22 +67,23 @@ def _merge(tables: list[Table]) -> Table:
 
 
 def read_rest(
-    stream: Stream, tokens: Tokens, atoms: Atoms, counts: tuple[int, int], source: Source
+    stream: Stream, tokens: Tokens, atoms: Atoms, extra: Comparisons, source: Source
 ) -> tuple[Atoms, list[int], list[Formula]]:
-    """Read the statements that the flat reader left.
+    """Read the statements that the flat reader left; `extra` numbers its atoms behind `atoms`.
 
     Returns all atoms (those with arithmetic appended), the atoms asserted outright, and the formulas asserted
     beside them.
     """
     kinds, references, places = stream.kind.tolist(), stream.reference.tolist(), stream.token.tolist()
     root = _Members()
-    extra = _ExtraAtoms(len(atoms), tokens, counts, source)
     stack: list[tuple[_Members, int, int, int]] = []  # members, operator, token, size at the opening
     position, end = 0, len(kinds)
     while position < end:
         kind, place = kinds[position], places[position]
         if not stack and kind != OPEN:
-            raise source.error(tokens.start[place], "expected a statement (declare-const ..) or (assert ..)")
+            raise source.error(
+                tokens.start[place], f"expected a statement ({extra.declaration.split()[0]} ..) or (assert ..)"
+            )
         members = stack[-1][0] if stack else root
         if kind == OPEN:
             head = kinds[position + 1]
@@ -80,7 +92,7 @@ def read_rest(
                 position = _behind(kinds, position)
                 continue
             if not stack and head != ASSERT:
-                raise source.error(tokens.start[place], _unknown_statement(tokens, place))
+                raise source.error(tokens.start[place], _unknown_statement(tokens, place, extra.declaration))
             if head == ASSERT and stack:
                 raise source.error(tokens.start[place], "assert inside an assertion; close the one before")
             if head in _NAMES:
@@ -90,8 +102,8 @@ def read_rest(
                 stack.append((merged, head, place, merged.size))
                 position += 2
                 continue
-            position, number = extra.read(kinds, places, position)
-            members.atoms.append(number)
+            position, clauses = extra.read(kinds, places, position)
+            _add_comparison(members, stack[-1][1] == OR, clauses)
         elif kind == CLOSE:
             _close(stack, root, tokens, source)
             position += 1
@@ -168,99 +180,16 @@ def _add(members: _Members, disjoins: bool, formula: Formula) -> None:
         members.others.append(formula)
 
 
-def _unknown_statement(tokens: Tokens, place: int) -> str:
+def _add_comparison(members: _Members, disjoins: bool, clauses: list[list[int]]) -> None:
+    if len(clauses) == len(clauses[0]) == 1:
+        members.atoms.append(clauses[0][0])
+        return
+    start = np.cumsum([0] + [len(clause) for clause in clauses])
+    _add(members, disjoins, Table(start, np.array([atom for clause in clauses for atom in clause], np.int32)))
+
+
+def _unknown_statement(tokens: Tokens, place: int, declaration: str) -> str:
     name = tokens.word(place + 1) if tokens.kind[place + 1] == WORD else "("
-    if name == "declare-const":
-        return "malformed declaration; expected (declare-const X_0 Real)"
-    return f"unknown statement {name!r}; expected declare-const or assert"
-
-
-class _ExtraAtoms:
-    """Comparisons that the flat reader does not know: arithmetic, and what is malformed."""
-
-    def __init__(self, first: int, tokens: Tokens, counts: tuple[int, int], source: Source):
-        self.first, self.tokens, self.counts, self.source = first, tokens, counts, source
-        self.rows: list[tuple] = []
-
-    def read(self, kinds: list[int], places: list[int], position: int) -> tuple[int, int]:
-        """Read the comparison opening at `position`: (position behind it, its atom's number)."""
-        place = places[position]
-        name = self.tokens.word(place + 1) if kinds[position + 1] == WORD else None
-        if name not in OPERATIONS:
-            shown = "'('" if name is None else repr(name)
-            raise self._error(place, f"unknown operator {shown}; supported: and, or, <=, <, >=, >, =, ==")
-        operands: list[dict[int | None, Fraction]] = []
-        position += 2
-        while kinds[position] != CLOSE:
-            if kinds[position] not in (OPEN, WORD):
-                raise self._error(places[position], "a formula stands where a number or variable is expected")
-            position, operand = read_expression(
-                kinds, places, position, self.tokens, self.counts, self.source
-            )
-            operands.append(operand)
-        if len(operands) != 2:
-            raise self._error(place, f"{name} takes two operands, got {len(operands)}")
-        self.rows.append(self._normal(OPERATIONS[name], operands[0], operands[1], place))
-        return position + 1, self.first + len(self.rows) - 1
-
-    def _error(self, place: int, message: str) -> Exception:
-        return self.source.error(self.tokens.start[place], message)
-
-    def _normal(self, operation: int, left: dict, right: dict, place: int) -> tuple:
-        """(is input, side, strict, variable, right side, columns, coefficients, offset) of left op right."""
-        terms = dict(left)
-        for key, value in right.items():
-            terms[key] = terms.get(key, Fraction(0)) - value
-        constant = -terms.pop(None, Fraction(0))
-        if not terms:
-            raise self._error(place, "compares two numbers; expected a variable on one side")
-        inputs = [key for key in terms if key < 0]  # inputs are ~index, outputs index
-        strict = operation in (LT, GT)
-        offset = int(self.tokens.start[place])
-        if inputs:
-            if len(terms) > 1 or not terms[inputs[0]]:
-                raise self._error(
-                    place,
-                    "relates an input to another variable; supported: an input and a number, "
-                    "or outputs and numbers",
-                )
-            factor = terms[inputs[0]]
-            upper = (operation in (LE, LT)) == (factor > 0)
-            side = LOWER | UPPER if operation == EQ else UPPER if upper else LOWER
-            return True, side, strict, ~inputs[0], constant / factor, [], [], offset
-        if operation in (GE, GT):
-            terms, constant = {key: -value for key, value in terms.items()}, -constant
-        # a positive factor makes all coefficients integers: they are then exact in float64
-        factor = Fraction(
-            math.lcm(*(value.denominator for value in terms.values())),
-            math.gcd(*(value.numerator for value in terms.values())) or 1,
-        )
-        columns = sorted(terms)
-        coefficients = [terms[column] * factor for column in columns]
-        if any(abs(value) >= 2**1000 or Fraction(float(value)) != value for value in coefficients):
-            raise self._error(place, "coefficients have too many digits; write them with at most 15")
-        side = LOWER | UPPER if operation == EQ else UPPER
-        return False, side, strict, -1, constant * factor, columns, [float(v) for v in coefficients], offset
-
-    def finish(self) -> Atoms:
-        """The atoms read, in the layout of `Atoms`."""
-        value, exact = np.zeros(len(self.rows)), np.zeros(len(self.rows), bool)
-        for number, row in enumerate(self.rows):
-            try:
-                value[number], exact[number] = nearest_of(row[4])
-            except OverflowError:
-                raise self.source.error(row[7], "a number exceeds the range of float64") from None
-        column = [c for row in self.rows for c in row[5]]
-        return Atoms(
-            is_input=np.array([row[0] for row in self.rows], bool),
-            side=np.array([row[1] for row in self.rows], np.uint8),
-            strict=np.array([row[2] for row in self.rows], bool),
-            variable=np.array([row[3] for row in self.rows], np.int32),
-            value=value,
-            exact=exact,
-            term_start=np.concatenate([[0], np.cumsum([len(row[5]) for row in self.rows])]).astype(np.int64),
-            column=np.array(column, np.int32),
-            coefficient=np.array([c for row in self.rows for c in row[6]], np.float64),
-            offset=np.array([row[7] for row in self.rows], np.int64),
-            fractions={n: row[4] for n, row in enumerate(self.rows) if not row[0]},
-        )
+    if name == declaration.split()[0]:
+        return f"malformed declaration; expected ({declaration})"
+    return f"unknown statement {name!r}; expected {declaration.split()[0]} or assert"

@@ -70,6 +70,9 @@ class Query:
     base_rows: np.ndarray  # atoms of rows that every clause has
     formula: Formula | None  # the rest
     composition: Composition | None = None  # of VNN-LIB 2: networks and tensors; None for 1.0
+    asserted: int | None = None  # atoms from this one on only follow from the others
+    rounded: frozenset[int] = frozenset()  # both sides of equalities that a checker rounds
+    contradiction: str | None = None  # of VNN-LIB 2: why no input satisfies the assertions about inputs
 
     @staticmethod
     def build(
@@ -79,8 +82,9 @@ class Query:
         atoms: Atoms,
         base: np.ndarray,
         children: list[Formula],
+        composition: Composition | None = None,
     ) -> Query:
-        """A query from its atoms: `base` and `children` are asserted together. Checks the global box."""
+        """A query from its atoms: `base` and `children` are asserted together. That of 1.0 is checked: `check`."""
         if element_type not in ELEMENT_TYPES:
             raise ValueError(f"element_type={element_type!r}; expected one of {', '.join(ELEMENT_TYPES)}")
         # factors with input bounds are the most significant: neighbouring clauses then share their box
@@ -94,8 +98,10 @@ class Query:
             base[is_input],
             base[~is_input],
             formulas.product(children) if children else None,
+            composition,
         )
-        query._check(source)
+        if composition is None:
+            query.check(source)
         return query
 
     @property
@@ -145,18 +151,25 @@ class Query:
         x, y: flat, x in the element type. As the competition's checker: input bounds are compared in the
         element type with literals rounded to nearest, output rows in float64. Strict comparisons are strict.
         Values that are not finite never violate a property.
+
+        VNN-LIB 2: `y` holds hidden tensors and outputs, `composition.output_count` in the element type. Everything is
+        compared and computed in that type, in the order in which it is written. Of real numbers, what is no bound
+        of an input and no equality with arithmetic must hold exactly too.
         """
-        x, y = np.asarray(x).reshape(-1), np.asarray(y).reshape(-1).astype(np.float64)
-        if len(x) != self.input_count or len(y) != self.output_count:
-            raise ValueError(
-                f"got {len(x)} inputs and {len(y)} outputs, expected {self.input_count} and {self.output_count}"
-            )
+        x, y = np.asarray(x).reshape(-1), np.asarray(y).reshape(-1)
+        outputs = self.output_count if self.composition is None else self.composition.output_count
+        if len(x) != self.input_count or len(y) != outputs:
+            raise ValueError(f"got {len(x)} inputs and {len(y)} outputs, expected {self.input_count} and {outputs}")
         if not (np.isfinite(x).all() and np.isfinite(y).all()):
             return False
-        in_type = x.astype(self._element)
+        with np.errstate(over="ignore"):
+            in_type = x.astype(self._element)
         if not (in_type == x).all():
             return False  # not a value that the network can be given
-        truth = self._truth(in_type, y)
+        if self.composition is None:
+            truth = self._truth(in_type, y.astype(np.float64))
+        else:
+            truth = truth_in_type(self, in_type, y.astype(self._element))
         if not (truth[self.base_inputs].all() and truth[self.base_rows].all()):
             return False
         return self.formula is None or formulas.holds(self.formula, truth)
@@ -255,10 +268,7 @@ class Query:
             value[row] = np.add.reduceat(terms, atoms.term_start[row])
         right = atoms.value.copy()
         right[bound] = to_element(right[bound], self._element)
-        truth = np.where(atoms.strict, value < right, value <= right)
-        greater = np.where(atoms.strict, value > right, value >= right)
-        truth = np.where(bound & (atoms.side == LOWER), greater, truth)
-        truth[atoms.side == LOWER | UPPER] = (value == right)[atoms.side == LOWER | UPPER]
+        truth = _compared(atoms, value, right)
         for atom, exact_right in atoms.fractions.items():
             terms = slice(atoms.term_start[atom], atoms.term_start[atom + 1])
             pairs = zip(atoms.coefficient[terms], y[atoms.column[terms]], strict=True)
@@ -273,36 +283,80 @@ class Query:
             )
         return truth
 
-    def _check(self, source: Source) -> None:
-        """PropertyError for a contradictory global box, an unbounded input, or no output row at all."""
-        minus_lower, upper = self._base_box(self._nearest_key)
-        wrong = np.flatnonzero(-minus_lower > upper)
-        if wrong.size:
-            raise self._contradiction(int(wrong[0]), source)
+    def check(self, source: Source) -> None:
+        """PropertyError for an unbounded input and, in VNN-LIB 1.0, for a contradictory global box or no output row."""
+        if self.composition is None:
+            minus_lower, upper = self._base_box(self._nearest_key)
+            wrong = np.flatnonzero(-minus_lower > upper)
+            if wrong.size:
+                raise source.error(*self.contradictory(int(wrong[0])))
         lower, upper = self.input_box
         for values, side, sign in ((lower, "lower", ">="), (upper, "upper", "<=")):
             missing = np.flatnonzero(~np.isfinite(values))
             if missing.size:
-                name = f"X_{missing[0]}"
-                where = "in some clause" if self.formula is not None else "anywhere"
-                raise source.error(
-                    max(0, source.data.find(f"{name} ".encode())),
-                    f"input {name} has no {side} bound {where}; add (assert ({sign} {name} ..))",
-                )
-        if self.atoms.is_input.all():
+                raise self.unbounded(int(missing[0]), side, sign, source)
+        if self.composition is None and self.atoms.is_input.all():
             raise source.error(len(source.data), "no assertion mentions an output; is the property complete?")
 
-    def _contradiction(self, variable: int, source: Source) -> Exception:
+    def unbounded(self, variable: int, side: str, sign: str, source: Source) -> Exception:
+        """The error that an input has no bound on a side."""
+        name = self._input_name(variable)
+        where = "in some clause" if self.formula is not None else "anywhere"
+        offset = source.data.find(f"{name} ".encode())
+        if offset < 0 and self.composition is not None:
+            offset = next(t.offset for _, t, first in self.composition.inputs if first <= variable < first + t.size)
+        return source.error(
+            max(0, offset), f"input {name} has no {side} bound {where}; add (assert ({sign} {name} ..))"
+        )
+
+    def contradictory(self, variable: int) -> tuple[int, str]:
+        """(offset, message) of contradictory bounds of an input that every clause has."""
         atoms = self.base_inputs[self.atoms.variable[self.base_inputs] == variable]
         value, side = self.atoms.value[atoms], self.atoms.side[atoms]
         low = atoms[(side & LOWER) != 0][np.argmax(value[(side & LOWER) != 0])]
         high = atoms[(side & UPPER) != 0][np.argmin(value[(side & UPPER) != 0])]
         later = max(low, high, key=lambda atom: self.atoms.offset[atom])
-        return source.error(
+        return (
             int(self.atoms.offset[later]),
-            f"contradictory bounds: X_{variable} has lower bound {float(self.atoms.value[low])!r} and upper bound "
-            f"{float(self.atoms.value[high])!r}; no input exists, mend one of them",
+            f"contradictory bounds: {self._input_name(variable)} has lower bound {float(self.atoms.value[low])!r} and "
+            f"upper bound {float(self.atoms.value[high])!r}; no input exists, mend one of them",
         )
+
+    def _input_name(self, variable: int) -> str:
+        return f"X_{variable}" if self.composition is None else self.composition.input_name(variable)
+
+
+def truth_in_type(query: Query, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """bool [atoms] at inputs and outputs in the element type, as a checker of VNN-LIB 2 computes it."""
+    atoms, composition = query.atoms, query.composition
+    assert composition is not None
+    element = x.dtype
+    real = composition.networks[0].inputs[0].type == "real"
+    columns = np.zeros(composition.column_count)
+    columns[: len(y)] = y
+    columns[len(y) : len(y) + len(composition.passed)] = x[composition.passed]
+    value = np.empty(len(atoms))
+    bound = atoms.is_input
+    value[bound] = x[atoms.variable[bound]]
+    row = np.flatnonzero(~bound)
+    if row.size:  # without arithmetic: an element, or the difference of two, whose sign is right
+        value[row] = np.add.reduceat(atoms.coefficient * columns[atoms.column], atoms.term_start[row])
+    truth = _compared(atoms, value, to_element(atoms.value, element))
+    if real:
+        truth &= bound | _compared(atoms, value, atoms.value)
+    for atom, program in atoms.programs.items():
+        truth[atom] = program.holds(x, y)
+        if real and truth[atom] and atom not in query.rounded:
+            truth[atom] = program.holds_exactly(x, y)
+    truth[query.asserted :] = True
+    return truth
+
+
+def _compared(atoms: Atoms, value: np.ndarray, right: np.ndarray) -> np.ndarray:
+    less = np.where(atoms.strict, value < right, value <= right)
+    greater = np.where(atoms.strict, value > right, value >= right)
+    truth = np.where(atoms.is_input & (atoms.side == LOWER), greater, less)
+    return np.where(atoms.side == LOWER | UPPER, value == right, truth)
 
 
 def _mentions_input(formula: Formula, atoms: Atoms) -> bool:

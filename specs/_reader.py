@@ -1,4 +1,4 @@
-"""VNN-LIB 1.0 as the competition uses it, read into a Query.
+"""VNN-LIB 1.0 as the competition uses it, read into a Query; what is VNN-LIB 2 by its content goes to `_version2.py`.
 
 Flat parts (declarations, `(assert atom)`, `(or (and atom ..) ..)`) are contracted with array operations; what
 remains, usually a handful of tokens, goes through a small parser with an explicit stack (`_nested.py`).
@@ -7,22 +7,24 @@ remains, usually a handful of tokens, goes through a small parser with an explic
 from __future__ import annotations
 
 import re
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
-from provenn.specs._atoms import operations, read_atoms, read_variables
+from provenn.specs._atoms import Numbered, operations, read_atoms, read_variables
+from provenn.specs._comparisons import LinearComparisons
+from provenn.specs._contract import contract, plain_assertions
 from provenn.specs._files import read_bytes, resolve
-from provenn.specs._formula import Table
 from provenn.specs._nested import read_rest
 from provenn.specs._query import Query
-from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens, Unclosed, plain, scan
+from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens, plain
 from provenn.specs._source import Source
-from provenn.specs._stream import AND, ASSERT, ATOM, CONJUNCTION, OR, TABLE, Stream
+from provenn.specs._tokenise import tokenise
+from provenn.specs._version2 import parse_version_2
 
-_NAMING = ("let", "define-fun", "define-const")
 _VERSION_2 = re.compile(rb"\(\s*(vnnlib-version|declare-network)\b")
+_UNREAD = re.compile(rb';[^\r\n]*|"[^"]*("|\Z)')
+_HEAD = 1 << 16  # bytes in which a property says what it is
 
 
 def read_query(
@@ -31,16 +33,20 @@ def read_query(
     output_count: int | None = None,
     element_type: str = "float32",
     note: str = "",
+    strict: bool = False,
 ) -> Query:
     """Read the property at `path` (plain or gzip, decided by content).
 
     input_count, output_count: sizes of the network's flattened input and output, checked if given.
-    element_type: of the network's input; literals are rounded to it, see `Query`.
+    element_type: of the network's input; literals are rounded to it, see `Query`. In VNN-LIB 2 only where the property
+    declares its tensors as `real`.
     note: what the user should know about the network's sizes where they do not fit.
+    strict: only what the standard of VNN-LIB 2 allows; else scientific notation, whole numbers, `=`, `Real`,
+    declarations in any order and blanks behind parentheses are read too.
     Raises PropertyError with file:line:column and the line; InputError for a file that cannot be read.
     """
     found = resolve(path)
-    return parse_query(read_bytes(found), found, input_count, output_count, element_type, note)
+    return parse_query(read_bytes(found), found, input_count, output_count, element_type, note, strict)
 
 
 def parse_query(
@@ -50,62 +56,43 @@ def parse_query(
     output_count: int | None = None,
     element_type: str = "float32",
     note: str = "",
+    strict: bool = False,
 ) -> Query:
     """Read a property from its (uncompressed) text; see `read_query`."""
     source = Source(Path(path), data)
-    try:
-        text = plain(data)
-    except Unclosed as error:
-        raise source.error(error.offset, str(error)) from None
-    version = _VERSION_2.search(text, 0, 4096)
-    if version:
-        raise source.error(
-            version.start(), "VNN-LIB 2.x is not supported yet; write the property in VNN-LIB 1.0"
-        )
-    tokens = scan(text)
-    del text
-    if not tokens.kind.size:
-        raise source.error(0, "the property is empty; expected declarations and assertions")
-    _check_parentheses(tokens, source)
-    _check_names(tokens, source)
+    if _VERSION_2.search(_UNREAD.sub(b"", data[:_HEAD])):
+        query = parse_version_2(source, element_type, strict)
+        assert query.composition is not None
+        found = query.composition.input_count, query.composition.output_count
+        _check_counts(found, (input_count, output_count), query.composition.networks[0].offset, note, source)
+        return query
+    if strict:
+        raise source.error(0, "not VNN-LIB 2, which begins with (vnnlib-version <2.0>); begin with that")
+    tokens = tokenise(source, plain)
     declared, triples, operation, counts = _declarations(tokens, source)
-    for kind, expected, count in (("inputs", input_count, counts[0]), ("outputs", output_count, counts[1])):
-        if expected is not None and expected != count:
-            raise source.error(
-                tokens.start[declared[0]],
-                f"the property declares {count} {kind}, the network has {expected}; "
-                f"{note or 'is this property for another network?'}",
-            )
-    atoms = read_atoms(tokens, triples, operation, counts, source)
-    stream = _contract(tokens, triples, declared)
-    base, stream = _plain_assertions(stream)
-    atoms, rest, children = read_rest(stream, tokens, atoms, counts, source)
+    _check_counts(counts, (input_count, output_count), int(tokens.start[declared[0]]), note, source)
+    variables = Numbered(counts)
+    atoms = read_atoms(tokens, triples, operation, variables, source)
+    taken = np.zeros(len(tokens.kind), bool)
+    for behind in range(5):
+        taken[declared + behind] = True
+    base, stream = plain_assertions(contract(tokens, triples, taken))
+    atoms, rest, children = read_rest(
+        stream, tokens, atoms, LinearComparisons(len(atoms), tokens, variables, source), source
+    )
     base = np.concatenate([base, np.asarray(rest, np.int64)])
     return Query.build(source, counts, element_type, atoms, base, children)
 
 
-def _check_parentheses(tokens: Tokens, source: Source) -> None:
-    depth = np.cumsum((tokens.kind == OPEN).astype(np.int8) - (tokens.kind == CLOSE), dtype=np.int32)
-    below = np.flatnonzero(depth < 0)
-    if below.size:
-        raise source.error(tokens.start[below[0]], "unexpected ')'; remove it or open its statement")
-    if depth[-1] != 0:
-        zero = np.flatnonzero(depth == 0)
-        opened = int(zero[-1]) + 1 if zero.size else 0
-        raise source.error(
-            tokens.start[opened],
-            f"this statement is not closed ({depth[-1]} ')' missing at the end of the file)",
-        )
-
-
-def _check_names(tokens: Tokens, source: Source) -> None:
-    """Refuse what gives a name to an expression."""
-    heads = np.flatnonzero(tokens.kind[:-1] == OPEN) + 1
-    for word in _NAMING:
-        found = heads[tokens.equal(heads, word.encode())]
-        if found.size:
+def _check_counts(
+    counts: tuple[int, int], network: tuple[int | None, int | None], offset: int, note: str, source: Source
+) -> None:
+    for kind, count, expected in zip(("inputs", "outputs"), counts, network, strict=True):
+        if expected is not None and expected != count:
             raise source.error(
-                tokens.start[found[0]], f"{word} is not supported; write out what its names stand for"
+                offset,
+                f"the property declares {count} {kind}, the network has {expected}; "
+                f"{note or 'is this property for another network?'}",
             )
 
 
@@ -160,99 +147,3 @@ def _check_contiguous(
             f"{letter}_{index[at]} is declared, {letter}_{expected} is not; declare it",
         )
     return len(index)
-
-
-def _contract(tokens: Tokens, triples: np.ndarray, declared: np.ndarray) -> Stream:
-    """The token stream with atoms, conjunctions of atoms and disjunctions of those as single tokens."""
-    kind = tokens.kind.copy()
-    keep = np.ones(len(kind), bool)
-    for behind in range(1, 5):
-        keep[triples + behind] = False
-    kind[triples] = ATOM
-    reference = np.zeros(len(kind), np.int32)
-    reference[triples] = np.arange(len(triples))
-    for behind in range(5):  # declarations have been read
-        keep[declared + behind] = False
-    words = np.flatnonzero((kind == WORD) & keep)
-    for text, code in ((b"assert", ASSERT), (b"and", AND), (b"or", OR)):
-        kind[words[tokens.equal(words, text)]] = code
-    token = np.flatnonzero(keep)
-    stream = Stream(kind[token], reference[token], token, [], [])
-    stream = _fold_groups(stream, AND, CONJUNCTION)
-    return _fold_groups(stream, OR, TABLE)
-
-
-def _fold_groups(stream: Stream, word: int, result: int) -> Stream:
-    """Replace `( and ATOM+ )` by one CONJUNCTION, or `( or (ATOM|CONJUNCTION)+ )` by one TABLE."""
-    kind = stream.kind
-    member = kind == ATOM
-    if result == TABLE:
-        member |= kind == CONJUNCTION
-    outside = np.flatnonzero(~member)
-    opening = (
-        np.flatnonzero((kind[:-1] == OPEN) & (kind[1:] == word)) if kind.size > 1 else np.zeros(0, np.int64)
-    )
-    slot = np.searchsorted(outside, opening + 2)
-    opening, slot = opening[slot < len(outside)], slot[slot < len(outside)]
-    closing = outside[slot]
-    good = (kind[closing] == CLOSE) & (closing > opening + 2)
-    opening, closing = opening[good], closing[good]
-    if not opening.size:
-        return stream
-    change = np.zeros(len(kind) + 1, np.int8)
-    change[opening] += 1
-    change[closing + 1] -= 1
-    grouped = np.cumsum(change[:-1], dtype=np.int32) > 0
-    entries = np.flatnonzero(grouped & member)
-    bounds = np.searchsorted(entries, np.append(opening, len(kind)))
-    new_kind, new_reference = kind.copy(), stream.reference.copy()
-    new_kind[opening], new_reference[opening] = result, np.arange(len(opening))
-    grouped[opening] = False
-    keep = ~grouped
-    conjunctions, tables = stream.conjunctions, stream.tables
-    if result == CONJUNCTION:
-        conjunctions = [Table(bounds, stream.reference[entries])]
-    else:
-        tables = _tables(stream, entries, bounds)
-    return Stream(new_kind[keep], new_reference[keep], stream.token[keep], conjunctions, tables)
-
-
-def _tables(stream: Stream, entries: np.ndarray, bounds: np.ndarray) -> list[Table]:
-    """One table per disjunction: members `entries[bounds[i]:bounds[i + 1]]` are atoms or conjunctions."""
-    reference = stream.reference[entries]
-    single = stream.kind[entries] == ATOM
-    start = np.zeros(len(entries) + 1, np.int64)
-    size = np.ones(len(entries), np.int64)
-    groups = stream.conjunctions[0] if stream.conjunctions else None
-    if groups is not None:
-        compound = np.flatnonzero(~single)
-        size[compound] = np.diff(groups.start)[reference[compound]]
-    np.cumsum(size, out=start[1:])
-    atoms = np.empty(start[-1], np.int32)
-    atoms[start[:-1][single]] = reference[single]
-    if groups is not None and compound.size:
-        # conjunctions stand in the order of their numbers, but some may lie outside any disjunction
-        within = np.repeat(~single, size)
-        length = size[compound]
-        ends = np.cumsum(length)
-        offset = np.arange(ends[-1]) - np.repeat(ends - length, length)
-        atoms[within] = groups.atoms[np.repeat(groups.start[reference[compound]], length) + offset]
-    return [Table(start[a : b + 1] - start[a], atoms[start[a] : start[b]]) for a, b in pairwise(bounds)]
-
-
-def _plain_assertions(stream: Stream) -> tuple[np.ndarray, Stream]:
-    """Take `( assert ATOM )` at the top level out of the stream: (their atoms, the rest)."""
-    kind = stream.kind
-    if kind.size < 4:
-        return np.zeros(0, np.int64), stream
-    found = (kind[:-3] == OPEN) & (kind[1:-2] == ASSERT) & (kind[2:-1] == ATOM) & (kind[3:] == CLOSE)
-    opening = np.flatnonzero(found)
-    depth = np.cumsum((kind == OPEN).astype(np.int8) - (kind == CLOSE), dtype=np.int32)
-    opening = opening[depth[opening] == 1]
-    base = stream.reference[opening + 2].astype(np.int64)
-    keep = np.ones(len(kind), bool)
-    for behind in range(4):
-        keep[opening + behind] = False
-    return base, Stream(
-        kind[keep], stream.reference[keep], stream.token[keep], stream.conjunctions, stream.tables
-    )

@@ -97,6 +97,59 @@ def _unquoted(found: re.Match[bytes]) -> bytes:
     return b"'" * len(text)
 
 
+_QUOTED_2 = re.compile(rb';[^\r\n]*|"[^"\\]*(?:\\.[^"\\]*)*("|\Z)', re.DOTALL)
+_SPREAD = re.compile(rb"\s+\[[^\[\]()]*\]|\[[^\[\]()\s]*\s[^\[\]()]*\]")
+_PARTS = re.compile(rb"[<>=!]=|[<>=+*]|-(?=[A-Za-z])|'+|[^\[\]'<>=!+*]+(?:\[[^\[\]]*\])?|.", re.DOTALL)
+
+
+def plain_elements(data: bytes) -> bytes:
+    """As `plain`, for VNN-LIB 2: strings may hold `\\"`, `|` quotes nothing, and an index `X [0, 1]` is closed up to
+    `X[0,1]`, blanks behind it."""
+    if data.startswith(b"\xef\xbb\xbf"):
+        data = b"   " + data[3:]
+    if b";" in data or b'"' in data:
+        data = _QUOTED_2.sub(_unquoted, data)
+    return _SPREAD.sub(lambda found: b"".join(found.group().split()).ljust(len(found.group())), data)
+
+
+def split_words(tokens: Tokens) -> Tokens:
+    """The tokens with words that touch taken apart, as `<=X[0]` or `X[0]1.0`; numbers that touch names are not."""
+    word = tokens.kind == WORD
+    text = tokens.text
+    first, length = text[tokens.start], tokens.stop - tokens.start
+    sign = np.isin(first, np.frombuffer(b"<>=!+*-", np.uint8))
+    second = text[tokens.start + 1]
+    number = ((second >= ord("0")) & (second <= ord("9"))) | (second == ord("."))
+    signed = np.isin(first, np.frombuffer(b"+-", np.uint8)) & number
+    version = text[tokens.stop - 1] == ord(">")  # <2.0>
+    touching = word & sign & ~signed & ~version & (length > np.where(second == ord("="), 2, 1))
+    behind = np.flatnonzero((text[:-1] == ord("]")) & (_CLASS[text[1:]] == WORD))
+    if behind.size:
+        touching[np.searchsorted(tokens.start, behind, side="right") - 1] = True
+    which = np.flatnonzero(touching & word)
+    if not which.size:
+        return tokens
+    owners: list[int] = []
+    starts: list[int] = []
+    stops: list[int] = []
+    for token in which:
+        begin = int(tokens.start[token])
+        for found in _PARTS.finditer(text[begin : tokens.stop[token]].tobytes()):
+            owners.append(int(token))
+            starts.append(begin + found.start())
+            stops.append(begin + found.end())
+    keep = np.ones(len(word), bool)
+    keep[which] = False
+    order = np.argsort(np.concatenate([np.flatnonzero(keep), owners]), kind="stable")
+    offset = tokens.start.dtype
+    return Tokens(
+        text,
+        np.concatenate([tokens.start[keep], np.array(starts, offset)])[order],
+        np.concatenate([tokens.stop[keep], np.array(stops, offset)])[order],
+        np.concatenate([tokens.kind[keep], np.full(len(starts), WORD, np.uint8)])[order],
+    )
+
+
 def scan(data: bytes) -> Tokens:
     """Split text without comments into tokens."""
     size = len(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from provenn.errors import PropertyError
+from provenn.errors import PropertyError, UnsupportedPropertyError
 
 _SHOWN = 120  # characters of a line that an error prints: competition lines reach 100 MB
 
@@ -16,6 +16,10 @@ class Source:
 
     path: Path
     data: bytes
+
+    def unsupported(self, offset: int, message: str) -> UnsupportedPropertyError:
+        """As `error`, where nothing is malformed."""
+        return UnsupportedPropertyError(str(self.error(offset, message)))
 
     def error(self, offset: int, message: str) -> PropertyError:
         """A PropertyError `file:line:column: message`, then the line with a mark under byte `offset`."""
