@@ -134,7 +134,7 @@ def test_an_input_bounded_by_relations_only():
 
 
 def test_an_input_without_bounds_is_named():
-    with pytest.raises(PropertyError, match=r"p:4:\d+: input V\[0,1\] has no lower bound"):
+    with pytest.raises(PropertyError, match=r"p:7:51: input V\[0,1\] has no lower bound"):
         parse_query(COPIES.replace("(== V[0,1] U[0,1])", "(<= V[0,1] U[0,1])").encode(), "p")
     with pytest.raises(PropertyError, match=r"p:5:3: input V\[0,1\] has no bounds"):
         parse_query(COPIES.replace("(== V[0,1] U[0,1])", "(>= 1.0 U[0,1])").encode(), "p")
