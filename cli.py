@@ -300,6 +300,29 @@ def bench(
     batch.run(source, output, plan, batch.view(sys.stdout, sys.stderr))
 
 
+@commands.command(epilog=EPILOG)
+@click.argument("results", metavar="[NAME=]results.csv")
+@click.option("--compare", multiple=True, metavar="[NAME=]other.csv", help="Another tool's results; may be repeated.")
+@click.option("--reports", metavar="DIR", help="The JSON reports of bench --reports: reasons and courses.")
+@click.option("--show", multiple=True, metavar="TEXT", help="Draw the course of instances with TEXT in their names.")
+@click.option("-o", "--output", required=True, metavar="report.html", help="The page to write.")
+def report(results: str, compare: tuple[str, ...], reports: str | None, show: tuple[str, ...], output: str) -> None:
+    """Make a page about results: families, times, other tools, conflicts, slow and unsolved instances.
+
+    The page is one HTML file that needs no network and no script. Results are the competition's six columns
+    (category,onnx,vnnlib,prepare_time,verdict,run_time) or a CSV file whose header names its columns.
+    """
+    from provenn.verifier import pages, targets
+
+    found = pages.sources((results, *compare))
+    inputs = {f"the results of {name}": path for name, path in found.items()}
+    if wrong := targets.clash({"-o": output}, inputs):
+        raise click.UsageError(wrong)
+    targets.check_target(output, "-o")
+    summary = pages.write(found, reports, show, output)
+    click.echo(f"{output}: {summary}", err=True)
+
+
 def _print(text: str) -> None:
     """Standard output, whole and at once."""
     sys.stdout.write(text)

@@ -16,6 +16,8 @@ from provenn.specs._results import ResultRow as ResultRow
 from provenn.specs._results import append_result as append_result
 from provenn.specs._results import read_results as read_results
 from provenn.specs._results import unfinished as unfinished
+from provenn.specs._tables import Table as Table
+from provenn.specs._tables import read_tables as read_tables
 from provenn.specs._witness import Witness as Witness
 from provenn.specs._witness import format_witness as format_witness
 from provenn.specs._witness import parse_witness as parse_witness

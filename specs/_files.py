@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import zlib
 from pathlib import Path
 
@@ -18,10 +19,10 @@ def resolve(path: str | Path) -> Path:
     form exists is returned as it is; reading it names what is missing.
     """
     path = Path(path)
-    if path.exists():
+    if os.path.exists(path):  # False where Path.exists raises: for names that are too long
         return path
     other = path.with_suffix("") if path.suffix == ".gz" else path.with_name(path.name + ".gz")
-    return other if other.exists() else path
+    return other if os.path.exists(other) else path
 
 
 def read_bytes(path: str | Path) -> bytes:

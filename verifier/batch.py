@@ -57,11 +57,11 @@ class Plan:
         command += ["--threads", str(threads), "--seed", str(self.seed)]
         if self.memory is not None:
             command += ["--memory", f"{self.memory:g}"]
-        stem = _stem(instance)
+        name = stem(instance)
         if self.witnesses is not None:
-            command += ["--witness", str(Path(self.witnesses) / f"{stem}.counterexample")]
+            command += ["--witness", str(Path(self.witnesses) / f"{name}.counterexample")]
         if self.reports is not None:
-            command += ["--json", str(Path(self.reports) / f"{stem}.json")]
+            command += ["--json", str(Path(self.reports) / f"{name}.json")]
         return command
 
 
@@ -192,8 +192,8 @@ def _run_one(
     return _row(instance, verdict, seconds), error
 
 
-def _stem(instance: Instance) -> str:
-    """A file name for an instance, folders included: the same names repeat between folders."""
+def stem(instance: Instance | ResultRow) -> str:
+    """A file name, without its ending, for an instance, folders included: the same names repeat between folders."""
     parts = [instance.category]
     for name in (instance.network, instance.property):
         inner = name.removesuffix(".gz").removesuffix(".onnx").removesuffix(".vnnlib")

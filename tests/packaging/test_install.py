@@ -70,9 +70,9 @@ def test_the_wheel_holds_every_module_and_the_examples(wheel: Path) -> None:
     assert not missing, f"not in the wheel (add the package to pyproject.toml): {sorted(missing)}"
     assert {name for name in names if name.endswith(".py")} == modules_in_the_tree()
     shipped = {name for name in names if name.startswith("provenn/") and not name.endswith(".py")}
-    tables = "provenn/verifier/point_tables.npz"
-    assert tables in shipped
-    shipped -= {tables}
+    data = {"provenn/verifier/point_tables.npz", "provenn/verifier/pages/style.css"}
+    assert data <= shipped
+    shipped -= data
     assert all(name.startswith("provenn/vnnlib_examples/") for name in shipped), shipped
     assert {Path(name).suffix for name in shipped} == {".onnx", ".vnnlib", ".csv", ".md"}
 

@@ -20,6 +20,7 @@ PAGES = [
     "docs/architecture.md",
     "docs/decisions.md",
     "docs/operators.md",
+    "docs/report.md",
 ]
 
 
@@ -46,14 +47,14 @@ def test_two_commands_do_everything() -> None:
 
 def test_every_option_is_in_the_readme() -> None:
     text = (ROOT / "README.md").read_text()
-    for name in ("verify", "bench"):
+    for name in ("verify", "bench", "report"):
         for parameter in commands.commands[name].params:
             long = next((option for option in parameter.opts if option.startswith("--")), None)
-            if name == "verify" or long in ("--timeout", "--jobs", "--witnesses", "--reports"):
-                assert long is None or long == "--verbose" or long in text, f"{name} {long}"
+            if name != "bench" or long in ("--timeout", "--jobs", "--witnesses", "--reports"):
+                assert long in (None, "--verbose", "--output") or long in text, f"{name} {long}"
 
 
-@pytest.mark.parametrize("command", ["verify", "inspect", "bench"])
+@pytest.mark.parametrize("command", ["verify", "inspect", "bench", "report"])
 def test_help_works(command: str) -> None:
     result = CliRunner().invoke(commands, [command, "--help"])
     assert result.exit_code == 0 and result.output.startswith("Usage: ")
