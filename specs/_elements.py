@@ -12,6 +12,7 @@ from provenn.specs._source import Source
 
 _CHUNK = 1 << 17
 _LONGEST = 40  # bytes; longer tokens are rare and go one by one
+_MOST = 64  # tensors; of more, every element is looked up by its name
 _ELEMENT = re.compile(r"([^\[\]]*)(?:\[([^\[\]]*)\])?")
 
 
@@ -34,11 +35,13 @@ class Elements:
             part = slice(begin, begin + _CHUNK)
             self._read(tokens, which[part], is_input[part], index[part])
         for position in np.flatnonzero(index < 0):  # long ones, and what is no element
-            is_input[position], index[position] = self._one(tokens, int(which[position]), source)
+            is_input[position], index[position] = self.one(tokens, int(which[position]), source)
         return is_input, index
 
     def _read(self, tokens: Tokens, which: np.ndarray, is_input: np.ndarray, index: np.ndarray) -> None:
         """Fill in the tokens that are elements; the others keep index -1."""
+        if len(self.tensors) > _MOST:
+            return
         length = tokens.length(which)
         left = np.flatnonzero(length <= _LONGEST)
         for name, (tensor, about_input, start) in self.tensors.items():
@@ -56,7 +59,8 @@ class Elements:
             is_input[here] = about_input
             index[here] = np.where(flat >= 0, flat + start, -1)
 
-    def _one(self, tokens: Tokens, token: int, source: Source) -> tuple[bool, int]:
+    def one(self, tokens: Tokens, token: int, source: Source) -> tuple[bool, int]:
+        """(is an input, flat index) of one token."""
         word = tokens.word(token)
         found = _ELEMENT.fullmatch(word)
         name = found[1] if found else word
@@ -76,7 +80,7 @@ class Elements:
 def _places(tokens: Tokens, first: np.ndarray, length: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Flat indices int64 [n] of `0,1]` at bytes `first` [n], -1 where they are no indices into `shape`."""
     flat, value = np.zeros((2, len(first)), np.int64)
-    axis, digits = np.zeros((2, len(first)), np.int8)
+    axis, digits = np.zeros((2, len(first)), np.int64)
     good = np.ones(len(first), bool)
     sizes = np.array((*shape, 0))  # behind the last axis nothing is in range
     for position in range(int(length.max())):
@@ -90,8 +94,8 @@ def _places(tokens: Tokens, first: np.ndarray, length: np.ndarray, shape: tuple[
         last = position == length - 1
         good &= ~inside | ((character == ord("]")) == last)
         flat = np.where(inside & ends, flat * sizes[axis] + value, flat)
-        axis = np.where(inside & ends, np.minimum(axis + 1, len(shape)), axis).astype(np.int8)
-        digits = np.where(ends, 0, np.minimum(digits + 1, 100)).astype(np.int8)
+        axis = np.where(inside & ends, np.minimum(axis + 1, len(shape)), axis)
+        digits = np.where(ends, 0, digits + 1)
         value = np.where(ends, 0, np.minimum(value * 10 + digit, 1 << 40))
     return np.where(good & (axis == len(shape)), flat, -1)
 

@@ -18,7 +18,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from provenn.specs._atoms import Variables
+from provenn.specs._elements import Elements
 from provenn.specs._literals import exact_fraction
 from provenn.specs._programs import ADD, INPUT, MULTIPLY, NEGATE, NUMBER, OUTPUT, SUBTRACT, Step
 from provenn.specs._scan import CLOSE, OPEN, WORD, Tokens
@@ -28,6 +28,7 @@ from provenn.specs._source import Source
 Monomial = tuple[int, ...]
 Polynomial = dict[Monomial, Fraction]
 
+_ONE = Fraction(1)
 _DEGREE = 32
 _WORK = 10_000_000  # additions of coefficients per property
 _BITS = 1 << 13  # of a coefficient
@@ -81,11 +82,12 @@ class Reader:
     """Reads expressions of one property; counts the work that they make, so that no text of a few lines takes hours."""
 
     tokens: Tokens
-    variables: Variables
+    elements: Elements
     source: Source
     format: Format
     strict: bool = False
     work: int = field(default=0, init=False)
+    _numbers: dict[str, Form] = field(default_factory=dict, init=False)
 
     def read(self, kinds: list[int], places: list[int], position: int) -> tuple[int, Form, tuple[Step, ...]]:
         """Read the expression that starts at `position`: (position behind it, its form, its steps in postfix)."""
@@ -126,18 +128,24 @@ class Reader:
     def _leaf(self, place: int) -> tuple[Form, Step]:
         first = self.tokens.text[self.tokens.start[place]]
         if first >= ord("A") and first != ord("_"):
-            is_input, index = self.variables.read(self.tokens, np.array([place]), self.source)
-            number = int(index[0])
-            key = (~number if is_input[0] else number,)
-            return Form({key: Fraction(1)}, {key: Fraction(1)}), (INPUT if is_input[0] else OUTPUT, number)
+            is_input, number = self.elements.one(self.tokens, place, self.source)
+            key = (~number if is_input else number,)
+            return Form({key: _ONE}, {key: _ONE}), (INPUT if is_input else OUTPUT, number)
+        word = self.tokens.word(place)
+        form = self._numbers.get(word)
+        if form is None:
+            form = self._numbers[word] = self._number(word, place)
+        return Form(dict(form.value), dict(form.size), form.rounds), (NUMBER, form.value[()])
+
+    def _number(self, word: str, place: int) -> Form:
         try:
-            value = exact_fraction(self.tokens.word(place))
+            value = exact_fraction(word)
             float(value)
         except ValueError as error:
             raise self._error(place, str(error)) from None
         except OverflowError:
             raise self._error(place, "a number exceeds the range of float64; write a smaller one") from None
-        return self.format.number(value), (NUMBER, value)
+        return self.format.number(value)
 
     def _apply(self, name: str, operands: list[Form]) -> Form:
         if name == "*":
@@ -158,14 +166,18 @@ class Reader:
             if number != longest:
                 self._count(len(polynomial))
                 for key, coefficient in polynomial.items():
-                    total[key] = _checked(total.get(key, Fraction(0)) + sign * coefficient)
+                    known = total.get(key)
+                    signed = coefficient if sign == 1 else -coefficient
+                    total[key] = signed if known is None else _checked(known + signed)
         return total
 
     def _scaled(self, polynomial: Polynomial, factor: Fraction) -> Polynomial:
         if factor == 1:
             return polynomial
         self._count(len(polynomial))
-        return {key: _checked(coefficient * factor) for key, coefficient in polynomial.items()}
+        if factor == -1:
+            return {key: -coefficient for key, coefficient in polynomial.items()}
+        return {key: factor if c is _ONE else _checked(c * factor) for key, c in polynomial.items()}
 
     def _product(self, operands: list[Form]) -> Form:
         total = operands[0]

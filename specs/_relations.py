@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 
@@ -253,28 +253,32 @@ def _equalities(query: Query, extra: PolynomialComparisons, magnitude: np.ndarra
     assert composition is not None
     outputs, passed = composition.output_count, composition.passed
     base = query.base_rows
-    equal = base[atoms.side[base] == LOWER | UPPER]
+    unfit = (atoms.column < outputs) | (atoms.column >= outputs + len(passed)) | (atoms.coefficient == 0)
+    unfit = np.concatenate([[0], np.cumsum(unfit)])
+    base = base[unfit[atoms.term_start[base]] == unfit[atoms.term_start[base + 1]]]
     found = []
-    for atom in equal.tolist():
+    for atom in base[atoms.side[base] == LOWER | UPPER].tolist():
         terms = slice(atoms.term_start[atom], atoms.term_start[atom + 1])
-        columns, factors = atoms.column[terms], atoms.coefficient[terms]
-        inputs = (columns >= outputs) & (columns < outputs + len(passed))
-        if not inputs.all() or not factors.all():
-            continue
+        variables, factors = passed[atoms.column[terms] - outputs].tolist(), atoms.coefficient[terms].tolist()
         row = extra.atoms[atom - extra.first] if atom >= extra.first else None
         right = row.right if isinstance(row, Row) else Fraction(float(atoms.value[atom]))
-        found.append(_equality(passed[columns - outputs].tolist(), factors.tolist(), right, Fraction(0)))
-    asserted = set(base.tolist())
+        found.append(_equality(variables, [_fraction(factor) for factor in factors], right, Fraction(0)))
+    asserted = set(query.base_rows.tolist()) if extra.equalities else set()
     for first, second in extra.equalities:
         row = extra.atoms[first - extra.first]
         if not isinstance(row, Row) or not {first, second} <= asserted or not row.terms:
             continue
         if all(len(key) == 1 for key in row.terms):
             slack = Fraction(float(np.nextafter(_room(row.errors, magnitude), np.inf)))
-            found.append(_equality([~key[0] for key in row.terms], row.terms.values(), row.right, slack))
+            found.append(_equality([~key[0] for key in row.terms], list(row.terms.values()), row.right, slack))
     return tuple(found)
 
 
-def _equality(variables: list[int], factors: Iterable[float | Fraction], right: Fraction, slack: Fraction) -> Equality:
-    pairs = sorted(zip(variables, (Fraction(factor) for factor in factors), strict=True))
-    return Equality(tuple(v for v, _ in pairs), tuple(f for _, f in pairs), right, slack)
+@lru_cache(1024)
+def _fraction(value: float) -> Fraction:
+    return Fraction(value)
+
+
+def _equality(variables: list[int], factors: list[Fraction], right: Fraction, slack: Fraction) -> Equality:
+    order = sorted(range(len(variables)), key=variables.__getitem__)
+    return Equality(tuple(variables[k] for k in order), tuple(factors[k] for k in order), right, slack)

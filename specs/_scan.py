@@ -6,6 +6,7 @@ A 100 MB property has 40 million tokens; everything here costs a few array opera
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,11 @@ _SEGMENT = 1 << 24  # bytes looked at together: bounds the memory of the tempora
 
 _CLASS = np.full(256, WORD, np.uint8)
 _CLASS[[0, 9, 10, 11, 12, 13, 32]] = 0
+_BLANK = _CLASS == 0
+_INDEX = np.zeros(256, np.uint8)  # 2: a blank behind it spreads an index, 1: only one before it
+_INDEX[[ord("["), ord(","), ord("]")]] = 2, 2, 1
+_SIGN = np.zeros(256, bool)
+_SIGN[[ord(c) for c in "<>=!+*-"]] = True
 _CLASS[ord("(")], _CLASS[ord(")")] = OPEN, CLOSE
 
 
@@ -99,6 +105,8 @@ def _unquoted(found: re.Match[bytes]) -> bytes:
 
 _QUOTED_2 = re.compile(rb';[^\r\n]*|"[^"\\]*(?:\\.[^"\\]*)*("|\Z)', re.DOTALL)
 _SPREAD = re.compile(rb"\s+\[[^\[\]()]*\]|\[[^\[\]()\s]*\s[^\[\]()]*\]")
+_FEW, _WIDEST = 1000, 4096
+_PART = 1 << 18
 _PARTS = re.compile(rb"[<>=!]=|[<>=+*]|-(?=[A-Za-z])|'+|[^\[\]'<>=!+*]+(?:\[[^\[\]]*\])?|.", re.DOTALL)
 
 
@@ -109,24 +117,51 @@ def plain_elements(data: bytes) -> bytes:
         data = b"   " + data[3:]
     if b";" in data or b'"' in data:
         data = _QUOTED_2.sub(_unquoted, data)
-    return _SPREAD.sub(lambda found: b"".join(found.group().split()).ljust(len(found.group())), data)
+    text = np.frombuffer(data, np.uint8)
+    spread = _positions(text, lambda a, b: (_BLANK[a] & (_INDEX[b] > 0)) | ((_INDEX[a] == 2) & _BLANK[b]))
+    if len(spread) > _FEW:
+        return _SPREAD.sub(_closed_up, data)
+    found = bytearray(data)
+    for place in spread.tolist():
+        first = data.rfind(b"[", 0, place + 2)
+        last = data.find(b"]", first) if first >= 0 else -1
+        while first > 0 and _CLASS[text[first - 1]] == 0:
+            first -= 1
+        if last - first > _WIDEST:
+            return _SPREAD.sub(_closed_up, data)
+        if last >= 0:
+            found[first : last + 1] = _SPREAD.sub(_closed_up, data[first : last + 1])
+    return bytes(found)
+
+
+def _positions(text: np.ndarray, fits: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Where two neighbouring bytes fit, looked for in parts that stay in the cache."""
+    parts = [np.zeros(0, np.int64)]
+    for begin in range(0, max(0, len(text) - 1), _PART):
+        part = text[begin : begin + _PART + 1]
+        parts.append(np.flatnonzero(fits(part[:-1], part[1:])) + begin)
+    return np.concatenate(parts)
+
+
+def _closed_up(found: re.Match[bytes]) -> bytes:
+    return b"".join(found.group().split()).ljust(len(found.group()))
 
 
 def split_words(tokens: Tokens) -> Tokens:
     """The tokens with words that touch taken apart, as `<=X[0]` or `X[0]1.0`; numbers that touch names are not."""
-    word = tokens.kind == WORD
     text = tokens.text
-    first, length = text[tokens.start], tokens.stop - tokens.start
-    sign = np.isin(first, np.frombuffer(b"<>=!+*-", np.uint8))
-    second = text[tokens.start + 1]
-    number = ((second >= ord("0")) & (second <= ord("9"))) | (second == ord("."))
-    signed = np.isin(first, np.frombuffer(b"+-", np.uint8)) & number
-    version = text[tokens.stop - 1] == ord(">")  # <2.0>
-    touching = word & sign & ~signed & ~version & (length > np.where(second == ord("="), 2, 1))
-    behind = np.flatnonzero((text[:-1] == ord("]")) & (_CLASS[text[1:]] == WORD))
-    if behind.size:
-        touching[np.searchsorted(tokens.start, behind, side="right") - 1] = True
-    which = np.flatnonzero(touching & word)
+    behind = _positions(text, lambda a, b: (a == ord("]")) & (_CLASS[b] == WORD))
+    parts = [np.searchsorted(tokens.start, behind, side="right") - 1]
+    for begin in range(0, len(tokens.kind), _PART):
+        start, stop = tokens.start[begin : begin + _PART], tokens.stop[begin : begin + _PART]
+        here = np.flatnonzero(_SIGN[text[start]] & (stop - start > 1))
+        first, second = text[start[here]], text[start[here] + 1]
+        number = ((second >= ord("0")) & (second <= ord("9"))) | (second == ord("."))
+        signed = ((first == ord("+")) | (first == ord("-"))) & number
+        version = text[stop[here] - 1] == ord(">")  # <2.0>
+        longer = stop[here] - start[here] > np.where(second == ord("="), 2, 1)
+        parts.append(here[~signed & ~version & longer] + begin)
+    which = np.unique(np.concatenate(parts))
     if not which.size:
         return tokens
     owners: list[int] = []
@@ -138,7 +173,7 @@ def split_words(tokens: Tokens) -> Tokens:
             owners.append(int(token))
             starts.append(begin + found.start())
             stops.append(begin + found.end())
-    keep = np.ones(len(word), bool)
+    keep = np.ones(len(tokens.kind), bool)
     keep[which] = False
     order = np.argsort(np.concatenate([np.flatnonzero(keep), owners]), kind="stable")
     offset = tokens.start.dtype

@@ -93,10 +93,11 @@ def _columns(
 
 def _check_mentioned(atoms: Atoms, composition: Composition, source: Source) -> None:
     """Refuse inputs that nothing mentions before anything is as large as the declared shapes."""
-    known = np.unique(np.concatenate([atoms.variable[atoms.is_input], composition.passed]))
-    if len(known) < composition.input_count:
-        gap = np.flatnonzero(known != np.arange(len(known)))
-        first = int(gap[0]) if gap.size else len(known)
+    mentions = np.concatenate([atoms.variable[atoms.is_input], composition.passed])
+    known = np.zeros(min(composition.input_count, len(mentions) + 1), bool)
+    known[mentions[mentions < len(known)]] = True
+    if not known.all():
+        first = int(np.argmin(known))
         tensor = next(t for _, t, start in composition.inputs if start <= first < start + t.size)
         name = composition.input_name(first)
         raise source.error(
