@@ -1,5 +1,7 @@
 """What is to be proven: properties, witnesses, instance lists and results."""
 
+from provenn.specs._assignment import format_assignment as format_assignment
+from provenn.specs._assignment import parse_assignment as parse_assignment
 from provenn.specs._composition import Composition as Composition
 from provenn.specs._composition import Equality as Equality
 from provenn.specs._composition import Network as Network

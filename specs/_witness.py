@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from provenn.errors import InputError
+from provenn.specs._assignment import format_assignment
+from provenn.specs._composition import Composition
 from provenn.specs._files import read_bytes
 
 _PAIR = re.compile(r"\(\s*([XY])_(\d+)\s+([^\s()]+)\s*\)")
@@ -23,13 +25,15 @@ class Witness:
     outputs: np.ndarray
 
 
-def format_witness(witness: Witness) -> str:
-    """The witness as text, without the verdict's line.
+def format_witness(witness: Witness, composition: Composition | None = None) -> str:
+    """The witness as text, without the verdict's line; in the form of VNN-LIB 2 for a composition's.
 
     Numbers are printed as the shortest decimal of their float64 value: reading them gives the same element
     back in every type, and a checker that compares in float64 sees the exact value too.
     Raises ValueError for inputs that are not finite.
     """
+    if composition is not None:
+        return format_assignment(witness.inputs, witness.outputs, composition)
     if not np.isfinite(witness.inputs).all():
         raise ValueError("a witness's inputs must be finite numbers")
     lines = [
@@ -40,9 +44,11 @@ def format_witness(witness: Witness) -> str:
     return "(" + "\n ".join(lines) + ")"
 
 
-def write_witness(path: str | Path, witness: Witness, verdict: bool = False) -> None:
+def write_witness(
+    path: str | Path, witness: Witness, verdict: bool = False, composition: Composition | None = None
+) -> None:
     """Write the witness to a file, after a line `sat` if `verdict`."""
-    text = ("sat\n" if verdict else "") + format_witness(witness) + "\n"
+    text = ("sat\n" if verdict else "") + format_witness(witness, composition) + "\n"
     try:
         Path(path).write_text(text, encoding="ascii")
     except OSError as error:
