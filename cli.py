@@ -7,7 +7,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
@@ -15,6 +15,7 @@ import click
 from provenn.errors import InputError, ProvennError
 
 if TYPE_CHECKING:
+    from provenn.verifier.arguments import Networks
     from provenn.verifier.options import Options
 
 EPILOG = """
@@ -26,7 +27,11 @@ be written, or the device is not there; 2 wrong usage; 3 the verifier itself fai
 
 def _existing(_context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Refuse what is certainly not a readable file before anything heavy is loaded."""
-    name = (parameter.name or "").removesuffix("_path")
+    return _readable(value, (parameter.name or "").removesuffix("_path"))
+
+
+def _readable(value: str, name: str) -> str:
+    """The path of a file that can be read; ``name`` says what it is. Raises InputError."""
     if os.path.isdir(value):
         raise InputError(f"{name} {value!r} is a directory, expected a file")
     try:
@@ -53,18 +58,54 @@ def _options(**given: Any) -> Options:
 
 
 @click.group(epilog=EPILOG, invoke_without_command=True)
-@click.version_option(package_name="provenn", message="%(prog)s %(version)s")
+@click.version_option(package_name="provenn", message="%(version)s")
+@click.option("--name", "name", is_flag=True, help="Show the tool's name and exit.")
 @click.pass_context
-def commands(context: click.Context) -> None:
+def commands(context: click.Context, name: bool) -> None:
     """Prove or refute properties of neural networks."""
+    if name:
+        _print("provenn\n")
+        raise click.exceptions.Exit(0)
     if context.invoked_subcommand is None:
         click.echo(context.get_help(), err=True)
         raise click.exceptions.Exit(2)
 
 
+def _what(files: Sequence[str], assignments: Sequence[str]) -> tuple[Networks, str]:
+    """The networks and the property that ``verify`` is asked about. Raises InputError."""
+    from provenn.verifier import arguments
+
+    if assignments:
+        if len(files) != 1:
+            raise click.UsageError(f"got {len(files)} files beside --network, expected PROPERTY.vnnlib alone")
+        networks: Networks = arguments.by_name(assignments)
+    elif len(files) != 2:
+        wrong = f"Missing argument {'NET.onnx' if not files else 'PROPERTY.vnnlib'!r}"
+        if len(files) > 2:
+            wrong = f"Got unexpected extra argument ({files[2]})"
+        raise click.UsageError(f"{wrong}; expected NET.onnx PROPERTY.vnnlib or PROPERTY.vnnlib --network NAME=FILE")
+    else:
+        networks = arguments.named(files[0])
+    for path in networks.values() if isinstance(networks, Mapping) else [networks]:
+        _readable(os.fspath(path), "network")
+    return networks, _readable(files[-1], "property")
+
+
 @commands.command(epilog=EPILOG)
-@click.argument("network", metavar="NET.onnx", callback=_existing)
-@click.argument("property_path", metavar="PROPERTY.vnnlib", callback=_existing)
+@click.argument("files", nargs=-1, metavar="NET.onnx PROPERTY.vnnlib")
+@click.option(
+    "--network",
+    "assignments",
+    multiple=True,
+    metavar="NAME=FILE",
+    help="The file of a network that a VNN-LIB 2 property declares, in place of NET.onnx; may be repeated.",
+)
+@click.option(
+    "--serialise-assignments",
+    "folder",
+    metavar="DIR",
+    help="Write the witness of a sat verdict into DIR, a NAME.pb for each tensor, instead of printing it.",
+)
 @click.option("--timeout", type=float, default=60.0, show_default=True, help="Seconds for the whole process.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--threads", type=int, help="CPU threads; default: all that the process may use.")
@@ -83,8 +124,9 @@ def commands(context: click.Context) -> None:
 )
 @click.option("-v", "--verbose", is_flag=True, help="Explain the verdict on standard error, log every stage.")
 def verify(
-    network: str,
-    property_path: str,
+    files: tuple[str, ...],
+    assignments: tuple[str, ...],
+    folder: str | None,
     timeout: float,
     device: str,
     threads: int | None,
@@ -94,11 +136,15 @@ def verify(
     json_file: str | None,
     verbose: bool,
 ) -> None:
-    """Decide whether a network violates a property.
+    """Decide whether a network violates a property in VNN-LIB 1.0 or 2.
 
     The first line of standard output is unsat (the property holds), sat (a violating input follows, in the
     competition's format), unknown or timeout. Files may be gzipped (.gz).
+
+    The VNN-LIB standard's own form is verify PROPERTY.vnnlib --network NAME=FILE ..; there a timeout is timed-out.
+    Several networks may also be given as NET.onnx, in the competition's form "[('NAME','FILE'), ..]".
     """
+    network, property_path = _what(files, assignments)
     from provenn.verifier import history, report, targets, watchdog
 
     # Idle OpenMP threads that spin take the cores of whatever else runs; read when torch is first imported.
@@ -113,12 +159,16 @@ def verify(
         seed=seed,
         verbose=verbose,
     )
-    files = {"--witness": witness, "--json": json_file}
-    if wrong := targets.clash(files, {"NET.onnx": network, "PROPERTY.vnnlib": property_path}):
+    wanted = {"--witness": witness, "--json": json_file}
+    named = network if isinstance(network, Mapping) else {"NET.onnx": network}
+    read = {name: os.fspath(path) for name, path in named.items()} | {"PROPERTY.vnnlib": property_path}
+    if wrong := targets.clash(wanted, read):
         raise click.UsageError(wrong)
-    for name, path in files.items():
+    for name, path in wanted.items():
         if path is not None:
             targets.check_target(path, name)
+    if folder is not None:
+        targets.make_folder(folder)
     line = report.ProgressLine(sys.stderr, started, enabled=not verbose)
     seen = history.History()
 
@@ -137,8 +187,11 @@ def verify(
     finally:
         line.clear()
     seconds = time.monotonic() - started
-    answer = report.conclude(outcome, network, property_path, options, seconds=seconds, history=seen)
-    errors = report.deliver(answer, _print, witness=witness, json_file=json_file)
+    answer = report.conclude(
+        outcome, network, property_path, options, seconds=seconds, history=seen,
+        standard=bool(assignments), serialised=folder is not None,
+    )  # fmt: skip
+    errors = report.deliver(answer, _print, witness=witness, json_file=json_file, assignments=folder)
     for error in errors:
         _complain(error)
     if not errors and (verbose or sys.stderr.isatty()):
@@ -241,6 +294,29 @@ def _ask(
     if not errors and sys.stderr.isatty():
         click.echo(answer.summary, err=True)
     raise click.exceptions.Exit(answer.code or (report.REFUSED if errors else report.ANSWERED))
+
+
+def _capabilities(command: Callable[..., None]) -> Callable[..., None]:
+    """A flag for everything that can be asked."""
+    from provenn.verifier.supports import CAPABILITIES
+
+    for name in reversed(CAPABILITIES):
+        command = click.option(f"--{name}", "capability", flag_value=name)(command)
+    return command
+
+
+@commands.command()
+@_capabilities
+def supports(capability: str | None) -> None:
+    """Say what can be decided, in the words of the VNN-LIB standard.
+
+    A note after a * qualifies the word before it.
+    """
+    from provenn.verifier import supports as answers
+
+    if capability is None:
+        raise click.UsageError("Missing option; ask for one, such as --vnnlib-versions")
+    _print("\n".join(answers.capability(capability)) + "\n")
 
 
 @commands.command()

@@ -12,6 +12,7 @@ from provenn.specs._instances import Instance as Instance
 from provenn.specs._instances import read_instances as read_instances
 from provenn.specs._query import ClauseBatch as ClauseBatch
 from provenn.specs._query import Query as Query
+from provenn.specs._reader import is_version_2 as is_version_2
 from provenn.specs._reader import parse_query as parse_query
 from provenn.specs._reader import read_query as read_query
 from provenn.specs._results import ResultRow as ResultRow

@@ -49,6 +49,11 @@ def read_query(
     return parse_query(read_bytes(found), found, input_count, output_count, element_type, note, strict)
 
 
+def is_version_2(data: bytes) -> bool:
+    """Whether a property's text is VNN-LIB 2, by what it declares."""
+    return _VERSION_2.search(_UNREAD.sub(b"", data[:_HEAD])) is not None
+
+
 def parse_query(
     data: bytes,
     path: str | Path = "<text>",
@@ -60,7 +65,7 @@ def parse_query(
 ) -> Query:
     """Read a property from its (uncompressed) text; see `read_query`."""
     source = Source(Path(path), data)
-    if _VERSION_2.search(_UNREAD.sub(b"", data[:_HEAD])):
+    if is_version_2(data):
         query = parse_version_2(source, element_type, strict)
         assert query.composition is not None
         found = query.composition.input_count, query.composition.output_count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,13 +16,13 @@ from torch import Tensor
 from provenn.bounds.graph.lattice import lattice
 from provenn.bounds.propagate.ladder import RATE, row_cost
 from provenn.specs import ClauseBatch
+from provenn.verifier.arguments import Networks
 from provenn.verifier.cells import by_cells
 from provenn.verifier.device import chosen_device
 from provenn.verifier.exact import Programs, input_leaves, neuron_leaves
 from provenn.verifier.falsify import attacked, checker, interlude_of
 from provenn.verifier.fixed import Fixed
 from provenn.verifier.given import read
-from provenn.verifier.networks import Networks
 from provenn.verifier.options import Options
 from provenn.verifier.pool import Fields
 from provenn.verifier.problem import Clauses, Problem, recognised, specialised
@@ -114,6 +115,8 @@ def _verify(
         torch.set_num_threads(options.threads)
     given = read(networks, property_path)
     graph, query = given.graph, given.view
+    if impossible := given.impossible():
+        return Result("unsat", impossible)
     special = specialised(graph, query)
     spelled = Problem(
         lattice(special.graph), query, device, special.free, special.read, split_points=options.split_points
@@ -139,7 +142,7 @@ def _verify(
         run.say(f"{tabulated} fragments are functions of one variable: {len(problem.graph.nodes)} nodes")
     with torch.no_grad():
         ended = _decide(run)
-    return _result(run, ended, time.monotonic() - started)
+    return replace(_result(run, ended, time.monotonic() - started), composition=given.query.composition)
 
 
 def _result(run: Run, ended: str, seconds: float) -> Result:

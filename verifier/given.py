@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,12 @@ import numpy as np
 from provenn.bounds.graph import Graph, read_onnx, symbolic_note
 from provenn.bounds.graph.compose import Substitution
 from provenn.errors import InputError
-from provenn.specs import Query, parse_query, read_bytes, resolve
-from provenn.verifier.networks import Networks, composed, named
+from provenn.specs import Query, is_version_2, parse_query, read_bytes, resolve
+from provenn.verifier.arguments import Networks, named
+from provenn.verifier.networks import composed
 from provenn.verifier.reduced import Reduced
 from provenn.verifier.replay import Replay
 from provenn.verifier.sessions import Model
-
-_VERSION_2 = re.compile(rb"(\s|;[^\n]*\n)*\(\s*(vnnlib-version|declare-network)\b")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,14 +37,25 @@ class Given:
         """What judges witnesses; ``free``: the inputs (of the graph) that points of the search hold."""
         return Replay(self.models, self.query, free=free, substitution=self.substitution)
 
+    def impossible(self) -> str:
+        """Why no input satisfies what is asserted about inputs alone, empty where some may."""
+        if self.query.contradiction is not None:
+            return f"no input satisfies the assertions: {self.query.contradiction}"
+        lower, upper = self.view.input_box
+        crossed = np.flatnonzero(lower > upper)
+        return f"no input satisfies the assertions: none is left for input {crossed[0]}" if crossed.size else ""
+
 
 def read(networks: Networks, property_path: str | os.PathLike[str]) -> Given:
     """Read a property and the networks that it is about. Raises ModelError, PropertyError or InputError."""
     found = resolve(Path(property_path))
     data = read_bytes(found)
-    if _VERSION_2.match(data):
+    if is_version_2(data):
         query = parse_query(data, found)
         made = composed(query, networks)
+        if made.element_type != query.element_type:  # a query of real numbers, about networks of another type
+            query = parse_query(data, found, element_type=made.element_type)
+            made = composed(query, networks)
         return Given(made.graph, query, made.view, made.models, made.substitution)
     path = _only(networks, found)
     graph = read_onnx(path)

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import ast
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from provenn.bounds.graph import Expected, Graph, Interface, check_isomorphic, read_onnx
 from provenn.bounds.graph.compose import Substitution, compose
 from provenn.errors import InputError
 from provenn.specs import Composition, Network, Query, Tensor, read_bytes, resolve
+from provenn.verifier.arguments import Networks, named
 from provenn.verifier.equalities import solve
 from provenn.verifier.reduced import Reduced
 from provenn.verifier.sessions import Model
-
-Path_: TypeAlias = "str | os.PathLike[str]"
-Networks: TypeAlias = "Path_ | Mapping[str, Path_]"
-"""One file, or files by the names of the networks that a query declares."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,28 +22,14 @@ class Composed:
     """A query's networks as one graph ``[1, free] -> [1, columns]``, and what the search sees of the query.
 
     ``models`` are what a replay runs, in the query's order. ``substitution`` is None where every input is free, and
-    ``view`` the query itself then.
+    ``view`` the query itself then. ``element_type`` is that of all networks' inputs.
     """
 
     graph: Graph
     view: Query | Reduced
     models: list[Model]
     substitution: Substitution | None
-
-
-def named(networks: Networks) -> Networks:
-    """Files by name where a text lists them as ``[('f', 'a.onnx'), ('g', 'b.onnx')]``, as in competitions."""
-    text = os.fspath(networks).strip() if not isinstance(networks, Mapping) else ""
-    if not (text.startswith("[") and text.endswith("]")) or os.path.exists(text):
-        return networks
-    try:
-        pairs = ast.literal_eval(text)
-        found = {str(name): str(path) for name, path in pairs}
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise InputError(f"networks {text!r} are no list; expected [('name', 'file.onnx'), ..]") from None
-    if len(found) != len(pairs):
-        raise InputError(f"networks {text!r} name a network twice; name each once")
-    return found
+    element_type: str
 
 
 def composed(query: Query, networks: Networks) -> Composed:
@@ -67,11 +48,22 @@ def composed(query: Query, networks: Networks) -> Composed:
         hidden = tuple(tensor.onnx_name or "" for tensor in network.hidden)
         models.append(Model(path, hidden, tuple(tensor.shape for tensor in network.inputs)))
     _check_relations(composition, paths)
+    element_type = _element_type(chosen)
     substitution = solve(composition.equalities, composition.input_count)
     graph = compose(chosen, substitution, composition.passed, composition.monomials, str(paths[0]))
     if len(substitution.free) == composition.input_count:
-        return Composed(graph, query, models, None)
-    return Composed(graph, Reduced(query, substitution, composition.column_count), models, substitution)
+        return Composed(graph, query, models, None, element_type)
+    view = Reduced(query, substitution, composition.column_count)
+    return Composed(graph, view, models, substitution, element_type)
+
+
+def _element_type(graphs: Sequence[Graph]) -> str:
+    """The one type of all inputs, whatever the query calls it. Raises InputError where there are several."""
+    found = {graph.nodes[index].scalar_type: graph.source for graph in graphs for index in graph.inputs}
+    if len(found) > 1:
+        shown = ", ".join(f"{name} in {source}" for name, source in found.items())
+        raise InputError(f"the networks' inputs are of different types ({shown}); export them in one type")
+    return next(iter(found))
 
 
 def assigned(composition: Composition, networks: Networks) -> list[Path]:

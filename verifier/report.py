@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from provenn.errors import ProvennError
+from provenn.verifier.arguments import Networks
+from provenn.verifier.assignments import layout
 from provenn.verifier.history import History
 from provenn.verifier.targets import write_text
 
@@ -54,7 +56,7 @@ class Answer:
 
     ``text`` is for standard output, ``error`` (one line) for standard error, ``code`` ends the process, ``summary``
     is for a person who watches and ``details`` for one who asks, ``witness`` is in the competition's format,
-    ``report`` is what ``--json`` writes.
+    ``report`` is what ``--json`` writes, ``element_type`` that of the witness.
     """
 
     text: str = ""
@@ -64,9 +66,10 @@ class Answer:
     details: tuple[str, ...] = ()
     witness: str = ""
     report: dict[str, Any] = field(default_factory=dict)
+    element_type: str = ""
 
 
-def work(network: str, property_path: str, options: Options, send: Send) -> Message:
+def work(networks: Networks, property_path: str, options: Options, send: Send) -> Message:
     """Verify, in the worker process, and put the result into a message that JSON can carry."""
     last, current = -math.inf, ""
     if options.verbose:
@@ -93,7 +96,7 @@ def work(network: str, property_path: str, options: Options, send: Send) -> Mess
         gc.freeze()
         gc.enable()
         keep_freed_memory()
-        return _message(verify(network, property_path, options, progress))
+        return _message(verify(networks, property_path, options, progress))
     except Exception as error:  # noqa: BLE001 (a verdict is never guessed from it: it is reported as a failure)
         if options.verbose and not isinstance(error, (ProvennError, MemoryError)):
             traceback.print_exc()
@@ -122,23 +125,33 @@ def _message(result: Result) -> Message:
     if result.witness is not None:
         from provenn.specs import format_witness
 
-        message["witness"] = {"inputs": result.witness.inputs, "outputs": result.witness.outputs}
-        message["witness_text"] = format_witness(result.witness)
+        witness: dict[str, Any] = {"inputs": result.witness.inputs, "outputs": result.witness.outputs}
+        message["witness"] = witness
+        message["element_type"] = str(result.witness.inputs.dtype)
+        if result.composition is not None:
+            witness["tensors"] = layout(result.composition)
+        message["witness_text"] = format_witness(result.witness, result.composition)
     return plain(message)
 
 
 def conclude(
     outcome: Outcome,
-    network: str,
+    network: Networks,
     property_path: str,
     options: Options,
     *,
     seconds: float,
     history: History | None = None,
+    standard: bool = False,
+    serialised: bool = False,
 ) -> Answer:
-    """The answer to an outcome. A run that did not answer is ``timeout`` or ``unknown``, never a proof."""
+    """The answer to an outcome. A run that did not answer is ``timeout`` or ``unknown``, never a proof.
+
+    ``standard``: the first line has the words of the VNN-LIB 2 standard; ``serialised``: the witness is written to
+    files and not printed.
+    """
     message, detail, code, error = dict(outcome.message), "", ANSWERED, ""
-    witness_text = message.pop("witness_text", "")
+    witness_text, element_type = message.pop("witness_text", ""), message.pop("element_type", "")
     if outcome.ending == "deadline":
         detail = f"the time limit of {options.timeout:g} s was reached{_whereabouts(outcome.progress)}"
         message = {"verdict": "timeout", "reason": detail, "statistics": outcome.progress}
@@ -157,7 +170,9 @@ def conclude(
     if verdict == "unsat":
         domains = message.get("statistics", {}).get("domains")
         history.add(seconds, {"stage": "refuted", "domains": domains, "open": 0})
-    text = "" if code == REFUSED else "\n".join(line for line in (verdict, witness_text) if line) + "\n"
+    word = "timed-out" if standard and verdict == "timeout" else verdict
+    shown = "" if serialised else witness_text
+    text = "" if code == REFUSED else "\n".join(line for line in (word, shown) if line) + "\n"
     report = {
         "verdict": verdict,
         "reason": message["reason"],
@@ -174,7 +189,13 @@ def conclude(
     summary = f"{verdict} in {seconds:.2f} s: {one_line(message['reason'])}"
     numbers = ", ".join(f"{name} {value}" for name, value in report["statistics"].items())
     details = tuple(f"  {one_line(line)}" for line in (*report["strategy"], numbers) if line)
-    return Answer(text, error, code, summary, details, witness_text, report)
+    return Answer(text, error, code, summary, details, witness_text, report, element_type)
+
+
+def _write_assignments(folder: str, answer: Answer) -> None:
+    from provenn.verifier.assignments import write
+
+    write(folder, {**answer.report["witness"], "type": answer.element_type})
 
 
 def versions() -> dict[str, str]:
@@ -255,8 +276,9 @@ class ProgressLine:
 
 
 def deliver(
-    answer: Answer, write: Callable[[str], object], *, witness: str | None, json_file: str | None
-) -> list[str]:
+    answer: Answer, write: Callable[[str], object], *, witness: str | None, json_file: str | None,
+    assignments: str | None = None,
+) -> list[str]:  # fmt: skip
     """Print the verdict first, then write the files; what could not be written comes back as error lines.
 
     Raises BrokenPipeError, after the files, where nobody reads the verdict any more.
@@ -272,6 +294,7 @@ def deliver(
     files: list[tuple[str | None, Callable[[str], None]]] = [
         (witness if answer.witness else None, lambda path: write_text(path, answer.witness + "\n")),
         (json_file, lambda path: write_json(path, answer.report)),
+        (assignments if answer.witness else None, lambda path: _write_assignments(path, answer)),
     ]
     for path, writer in files:
         if path is not None:

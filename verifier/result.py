@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from provenn.specs import Composition
 from provenn.specs import Witness as Witness
 
 Verdict = Literal["sat", "unsat", "unknown", "timeout"]
@@ -28,6 +29,7 @@ class Result:
     bound: float | None = None
     statistics: Mapping[str, Any] = field(default_factory=dict)
     strategy: Sequence[str] = ()
+    composition: Composition | None = None
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:

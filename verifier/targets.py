@@ -67,19 +67,24 @@ def make_folder(path: str) -> None:
 
 
 def write_text(path: str, text: str) -> None:
+    """Write a text; see ``write_bytes``. Raises OSError."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str, content: bytes) -> None:
     """Write a whole file or none: into a file beside it, then renamed. Raises OSError.
 
     Devices, pipes and what this process has open as its standard output or error get the text appended
     (to what was flushed before).
     """
     if _is_stream(path):
-        _append(path, text.encode())
+        _append(path, content)
         return
     target = Path(os.path.realpath(path))
     descriptor, name = tempfile.mkstemp(prefix=target.name + ".", suffix=".part", dir=target.parent)
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(name, 0o666 & ~mask)

@@ -53,7 +53,7 @@ _ARITHMETIC = frozenset({
     "Add", "Sum", "Sub", "Mul", "Div", "Neg", "Abs", "Pow", "MatMul", "Gemm", "ReduceSum", "ReduceProd", "ReduceL1",
     "ReduceSumSquare", "CumSum", "PRelu",
 })  # fmt: skip
-_OLDEST_OPSET, _NEWEST_OPSET = 7, 21
+OLDEST_OPSET, NEWEST_OPSET = 7, 21
 """What the importers were written for and tested with; a newer set may give an operator another meaning."""
 _HALF = (10, 16)
 
@@ -131,15 +131,15 @@ class _Reader:
         versions = [entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")]
         if not versions:
             raise ModelError("declares no version of the ai.onnx operator set, export it again")
-        if max(versions) < _OLDEST_OPSET:
+        if max(versions) < OLDEST_OPSET:
             raise ModelError(
-                f"uses operator set {max(versions)}, expected {_OLDEST_OPSET} or newer; "
+                f"uses operator set {max(versions)}, expected {OLDEST_OPSET} or newer; "
                 "convert it with onnx.version_converter.convert_version"
             )
-        if max(versions) > _NEWEST_OPSET:
+        if max(versions) > NEWEST_OPSET:
             raise ModelError(
-                f"uses operator set {max(versions)}, expected at most {_NEWEST_OPSET}; "
-                f"re-export it with opset <= {_NEWEST_OPSET}"
+                f"uses operator set {max(versions)}, expected at most {NEWEST_OPSET}; "
+                f"re-export it with opset <= {NEWEST_OPSET}"
             )
         return max(versions)
 

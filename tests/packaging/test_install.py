@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def test_the_wheel_puts_nothing_beside_the_package(wheel: Path, tmp_path: Path) 
         text=True,
         check=True,
     )
-    assert version.stdout.startswith("provenn ")
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", version.stdout)
 
 
 def test_an_editable_install_puts_nothing_beside_the_package(source: Path, tmp_path: Path) -> None:

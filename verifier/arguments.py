@@ -1,0 +1,54 @@
+"""How a command names networks: one file, a list of pairs as in competitions, or ``NAME=FILE`` as the standard has it.
+
+Nothing heavy is imported at the top: the process that waits and prints must start at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from provenn.errors import InputError
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+Networks: TypeAlias = "PathLike | Mapping[str, PathLike]"
+"""One file, or files by the names of the networks that a property declares."""
+
+
+def named(networks: Networks) -> Networks:
+    """Files by name where a text lists them: ``[('f', 'a.onnx'), ('g', 'b.onnx')]``. Raises InputError."""
+    if isinstance(networks, Mapping):
+        return networks
+    text = os.fspath(networks).strip()
+    if not (text.startswith("[") and text.endswith("]")) or os.path.exists(text):
+        return networks
+    wrong = InputError(f"networks {text[:200]!r} are no list; expected [('name', 'file.onnx'), ..]")
+    try:
+        pairs = ast.literal_eval(text)
+        found = [(name, path) for name, path in pairs]
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise wrong from None
+    if not found or not all(isinstance(part, str) for pair in found for part in pair):
+        raise wrong
+    return _once(found)
+
+
+def by_name(assignments: Sequence[str]) -> dict[str, str]:
+    """Files by name from ``NAME=FILE`` each. Raises InputError."""
+    found = []
+    for text in assignments:
+        name, sign, path = text.partition("=")
+        if not (name.strip() and sign and path):
+            raise InputError(f"--network got {text!r}, expected NAME=FILE.onnx with a name that the property declares")
+        found.append((name.strip(), path))
+    return _once(found)
+
+
+def _once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"network {name!r} is given {names.count(name)} files; name it once")
+    return dict(pairs)
