@@ -211,8 +211,8 @@ MUTATIONS = (
     Mutation(
         "witness accepted within a tolerance",
         "specs/_query.py",
-        "truth = np.where(atoms.strict, value < right, value <= right)",
-        "truth = np.where(atoms.strict, value < right, value <= right + 1e-6)",
+        "less = np.where(atoms.strict, value < right, value <= right)",
+        "less = np.where(atoms.strict, value < right, value <= right + 1e-6)",
         ("tests/verifier/test_replay.py", "tests/specs"),
     ),
     Mutation(
