@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate.ball import BallBox
 from provenn.bounds.propagate.coefficients import by_place, elements_of, flattened
 from provenn.bounds.propagate.intermediate import Batch, Boxes, interval_suffices, merge, wanted
 from provenn.bounds.propagate.interval import Box, interval_boxes
@@ -22,6 +23,7 @@ from provenn.bounds.propagate.objective import Objective
 from provenn.bounds.propagate.optimise import Optimised, few_steps, optimise
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
+from provenn.bounds.propagate.trace import Trace
 
 # Multiplications of the rows that are optimised together, on one way: a second or so.
 STEP = 2e9
@@ -33,7 +35,10 @@ SETTLED = 0.005
 
 def cast(boxes: Mapping[int, Box], dtype: torch.dtype) -> dict[int, Box]:
     """Boxes in another element type."""
-    return {value: (box[0].to(dtype), box[1].to(dtype)) for value, box in boxes.items()}
+    return {
+        value: box.to(dtype) if isinstance(box, BallBox) else (box[0].to(dtype), box[1].to(dtype))
+        for value, box in boxes.items()
+    }
 
 
 class Slopes:
@@ -71,7 +76,7 @@ class Slopes:
         """Which values are still to come, by boxes that they are no wider than: all should get their share of the
         time, so where that is short every row gets fewer steps instead of late values none."""
         for value, box in boxes.items():
-            if not interval_suffices(self.exact, value):
+            if not interval_suffices(self.exact, value, self.inputs):
                 count = int(flattened(wanted(self.exact, value, box), 1).any(0).sum())
                 self._ahead[value] = 2 * count * self._work(value)
 
@@ -89,7 +94,7 @@ class Slopes:
 
     def tighten(self, value: int, box: Box) -> Box:
         """The box of a value with bounds of its unstable elements; after the deadline what is left stays."""
-        if self.steps == 0 or interval_suffices(self.exact, value) or time.monotonic() > self.deadline:
+        if self.steps == 0 or interval_suffices(self.exact, value, self.inputs) or time.monotonic() > self.deadline:
             return box
         elements = flattened(wanted(self.exact, value, box), 1).any(0).nonzero().squeeze(1)
         if elements.numel() == 0:
@@ -129,17 +134,23 @@ class Slopes:
             )
         return bound if order is None else torch.empty_like(bound).index_copy_(1, order, bound)
 
-    def rows(
+    def sought(
         self, target: int, rows: Tensor, *, threshold: Tensor | float = torch.inf, points: bool = False
-    ) -> tuple[Tensor, Optimised]:
-        """Lower bounds ``[domains, rows]`` of rows ``[1|domains, rows, *shape]`` of the target, and what the search
-        found."""
+    ) -> Optimised:
+        """What the search finds for rows of the target."""
         limit = threshold.to(self.search.dtype) if isinstance(threshold, Tensor) else threshold
         coarse = Objective(
             self.search, target, rows.to(self.search.dtype), self._boxes, self._inputs, narrow=True, planes=True
         )
         schedule = few_steps(self.steps, SETTLED)
-        found = optimise(coarse, schedule, threshold=limit, points=points, deadline=self.deadline)
+        return optimise(coarse, schedule, threshold=limit, points=points, deadline=self.deadline)
+
+    def rows(
+        self, target: int, rows: Tensor, *, threshold: Tensor | float = torch.inf, points: bool = False
+    ) -> tuple[Tensor, Optimised]:
+        """Lower bounds ``[domains, rows]`` of rows ``[1|domains, rows, *shape]`` of the target, and what the search
+        found."""
+        found = self.sought(target, rows, threshold=threshold, points=points)
         if self.exact is self.search and self.magnitudes is None:
             return found.bound, found
         proof = Objective(self.exact, target, rows, self.boxes, self.inputs, narrow=True, planes=True)
@@ -154,11 +165,18 @@ def rows_together(plan: Plan, value: int, domains: int = 1) -> int:
 
 def proven_bound(objective: Objective, parameters: Tensor, magnitudes: Magnitudes | None) -> Tensor:
     """The bound, less its error, at parameters found in another type; any parameters are sound."""
+    error = RoundingError(objective.plan, magnitudes) if magnitudes is not None else None
+    return bound_at(objective, parameters, error)
+
+
+def bound_at(
+    objective: Objective, parameters: Tensor, error: RoundingError | None, trace: Trace | None = None
+) -> Tensor:
+    """The same with an error term of the caller's; ``trace`` receives the coefficients on the inputs."""
     fits = parameters.shape[-1] == objective.layout.total
     start = parameters.to(objective.plan.dtype) if fits else objective.start()
     flat = torch.minimum(torch.maximum(start, objective.low), objective.high)
-    error = RoundingError(objective.plan, magnitudes) if magnitudes is not None else None
-    bound, _ = objective.bound(flat, error=error)
+    bound, _ = objective.bound(flat, trace, error=error)
     return bound.expand(objective.domains, -1)
 
 

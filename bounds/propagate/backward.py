@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from provenn.bounds.propagate.apart import apart
+from provenn.bounds.propagate.ball import BallBox
 from provenn.bounds.propagate.coefficients import (
     Elements,
     Rows,
@@ -444,6 +445,8 @@ def backward(
 
 def concretise(a: Rows, box: tuple[Tensor, Tensor]) -> Tensor:
     """Minimum of ``a . x`` over the box, from the ends themselves (no midpoint: no cancellation)."""
+    if isinstance(box, BallBox):
+        return torch.maximum(concretise(a, (box[0], box[1])), _least_in_ball(a, box))
     lower, upper = box[0].unsqueeze(1), box[1].unsqueeze(1)
     if isinstance(a, Elements):
         return a.weights.clamp(min=0) * a.pick(lower) + a.weights.clamp(max=0) * a.pick(upper)
@@ -458,10 +461,16 @@ def least(a: Rows, box: tuple[Tensor, Tensor]) -> Tensor:
 
     The width is rounded, which the error term does not count with: for bounds that prove nothing.
     """
-    if isinstance(a, Elements):
+    if isinstance(a, Elements) or isinstance(box, BallBox):
         return concretise(a, box)
     lower, width = box[0].unsqueeze(1), (box[1] - box[0]).unsqueeze(1)
     if isinstance(a, Windows):
         below, wide = a.gather([lower, width])
         return products(a.a, below) + products(a.a.clamp(max=0), wide)
     return dot(a, lower) + dot(a.clamp(max=0), width)
+
+
+def _least_in_ball(a: Rows, ball: BallBox) -> Tensor:
+    if isinstance(a, Elements):
+        return ball.least_of_elements(a.weights, a.pick(ball.centre.unsqueeze(1)))
+    return ball.least(a if isinstance(a, Tensor) else a.dense())

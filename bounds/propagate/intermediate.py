@@ -12,6 +12,7 @@ from torch import Tensor
 
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.propagate.backward import backward
+from provenn.bounds.propagate.ball import BallBox
 from provenn.bounds.propagate.bands import Band, band, banded, merged
 from provenn.bounds.propagate.coefficients import (
     Elements,
@@ -214,7 +215,7 @@ class Batch:
     def forwarded(self, value: int, box: Box) -> Box:
         """The box met with what forward propagation finds, where that is worth its time."""
         count = int(flattened(wanted(self.plan, value, box), 1).any(0).sum())
-        if count == 0 or interval_suffices(self.plan, value) or not self.forward.pays(value, count):
+        if count == 0 or interval_suffices(self.plan, value, self.inputs) or not self.forward.pays(value, count):
             return box
         return met(box, self.forward.box(value, self.boxes))
 
@@ -222,7 +223,7 @@ class Batch:
         """The box of a value with backward bounds of its unstable elements."""
         plan = self.plan
         elements = flattened(wanted(plan, value, box), 1).any(0).nonzero().squeeze(1)
-        if elements.numel() == 0 or interval_suffices(plan, value) or time.monotonic() > self.deadline:
+        if elements.numel() == 0 or interval_suffices(plan, value, self.inputs) or time.monotonic() > self.deadline:
             return box
         # A value of constants alone has one box for all domains.
         box = (box[0].expand(self.domains, *box[0].shape[1:]), box[1].expand(self.domains, *box[1].shape[1:]))
@@ -428,9 +429,14 @@ def _filled(part: Boxes, value: int, side: int) -> Tensor:
 _SUMMING = frozenset({"linear", "matmul_left", "conv", "conv_transpose", "sum", "add", "sub"})
 
 
-def interval_is_exact(plan: Plan, value: int) -> bool:
-    """Whether the interval of a value is its range already: one summing affine operator above the inputs."""
+def interval_is_exact(plan: Plan, value: int, inputs: Mapping[int, Box] | None = None) -> bool:
+    """Whether the interval of a value is its range already: one summing affine operator above the inputs.
+
+    That of a ball is not, if ``inputs`` tell of one.
+    """
     order = plan.order(value)
+    if inputs is not None and any(isinstance(inputs.get(i), BallBox) for i in order):
+        return False
     return (
         all(plan.linear[i] for i in order)
         and sum(plan.graph.nodes[i].operator in _SUMMING for i in order) <= 1
@@ -441,13 +447,15 @@ def interval_is_exact(plan: Plan, value: int) -> bool:
 _BY_IMAGE = frozenset({"max", "min", "window_max"})
 
 
-def interval_suffices(plan: Plan, value: int) -> bool:
+def interval_suffices(plan: Plan, value: int, inputs: Mapping[int, Box] | None = None) -> bool:
     """Whether a backward pass could not improve the interval of a value: it is exact, or an image of boxes."""
     operator = plan.operators[value]
     operands = plan.graph.nodes[value].inputs
-    if operator.name in MOVES and all(i not in plan.graph.inputs and interval_suffices(plan, i) for i in operands):
+    if operator.name in MOVES and all(
+        i not in plan.graph.inputs and interval_suffices(plan, i, inputs) for i in operands
+    ):
         return True
-    return isinstance(operator, Univariate) or operator.name in _BY_IMAGE or interval_is_exact(plan, value)
+    return isinstance(operator, Univariate) or operator.name in _BY_IMAGE or interval_is_exact(plan, value, inputs)
 
 
 def merge(box: Box, elements: Tensor, lower: Tensor, upper: Tensor) -> Box:

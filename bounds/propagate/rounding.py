@@ -17,6 +17,7 @@ from torch import Tensor
 
 from provenn.bounds.graph._graph import Node
 from provenn.bounds.ops import LinearOperator, prepare
+from provenn.bounds.propagate.ball import BallBox
 from provenn.bounds.propagate.coefficients import Elements, Rows, Windows
 from provenn.bounds.propagate.lines import Lines
 from provenn.bounds.propagate.plan import Plan
@@ -160,8 +161,10 @@ class RoundingError:
         self._add(signed, self.magnitudes.value[value] * (2 * self._factor(value)))
 
     def concretised(self, value: int, a: Rows, box: tuple[Tensor, Tensor]) -> None:
-        reach = torch.maximum(box[0].abs(), box[1].abs()).unsqueeze(1)
-        self._add(a, reach * self._factor(value))
+        reach = torch.maximum(box[0].abs(), box[1].abs())
+        if isinstance(box, BallBox):  # every dual norm is at most the sum of magnitudes
+            reach = torch.maximum(reach, box.reach())
+        self._add(a, reach.unsqueeze(1) * self._factor(value))
 
     def keep(self, rows: Tensor) -> None:
         """Forget all but some rows."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate.ball import BallBox
 from provenn.bounds.propagate.coefficients import channels_last, is_channels_last, stored
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines
@@ -58,7 +59,9 @@ def selected_values(
 
 
 def at_ends(a: Tensor | None, box: Box) -> Tensor:
-    """The corner of a box where ``a . x`` is least: the lower end where a is positive."""
+    """The corner of a box where ``a . x`` is least, the lower end where a is positive; a ball has a point for it."""
+    if isinstance(box, BallBox):
+        return box.minimiser(a)
     lower, upper = (b.unsqueeze(1) for b in box)
     if a is None:
         return lower
