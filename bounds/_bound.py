@@ -57,8 +57,10 @@ class Line:
     boxes: bool = False
 
     def at(self, *inputs: Tensor) -> Tensor:
-        """The values at a point ``[*input]``, or ``[points, *bounded]`` at points ``[points, *input]``, one for each box
-        where there are boxes; a tensor for every input of the network. In float64, rounded to nearest."""
+        """The values at a point ``[*input]``, or ``[points, *bounded]`` at points ``[points, *input]``.
+
+        Takes a tensor for every input of the network; one point for each box where there are boxes. Rounded to nearest.
+        """
         total = self.offset
         for slopes, x in zip(self.coefficients, inputs, strict=True):
             flat = slopes.reshape(*self.offset.shape, -1)
@@ -78,8 +80,8 @@ class Line:
 class Bounds:
     """``lower <= f(x) <= upper`` for every x of the region, elementwise.
 
-    ``lower`` and ``upper`` (float64) have the shape of the network's output, or ``[rows]`` where rows were given, with an
-    axis of boxes in front where the region has one. With ``linear=True`` also
+    ``lower`` and ``upper`` (float64) have the shape of the network's output, or ``[rows]`` where rows were given,
+    with an axis of boxes in front where the region has one. With ``linear=True`` also
     ``lower_line(x) <= f(x) <= upper_line(x)`` there, and the least of the one and the largest of the other over the
     region are ``lower`` and ``upper`` up to rounding. Infinite where there is no finite bound.
     """
@@ -135,9 +137,9 @@ def crown(
     """Bounds by backward passes through linear relaxations (CROWN), at slopes of least area.
 
     ``rows`` ``[k, *output]`` are linear forms of the output to bound instead of its elements: the margin
-    ``y[0] - y[1]`` has tighter bounds than the difference of the elements' bounds. ``linear=True`` returns linear bounds
-    in the input, too. Cost: for every layer about two backward passes per neuron that intervals leave unstable, and two
-    per row. The other arguments are those of ``interval``.
+    ``y[0] - y[1]`` has tighter bounds than the difference of the elements' bounds. ``linear=True`` returns linear
+    bounds in the input, too. Cost: for every layer about two backward passes per neuron that intervals leave unstable,
+    and two per row. The other arguments are those of ``interval``.
     """
     return _bounded(network, region, rows, linear, output, None)
 
@@ -209,7 +211,7 @@ def _example(module: Module, region: Region) -> Tensor:
 
 def _moved(ends: Ends, made: Plan) -> Ends:
     if isinstance(ends, BallBox):
-        return ends.to(made.dtype).to(made.device)
+        return ends.to(made.dtype, made.device)
     return ends[0].to(made.device, made.dtype), ends[1].to(made.device, made.dtype)
 
 
@@ -385,5 +387,6 @@ def _shaped(ends: Ends, count: int, many: bool) -> Bounds:
 
 def _finite(ends: Ends) -> Ends:
     """What is not a number is no bound."""
-    low, high = (end.nan_to_num(nan=sign * math.inf, posinf=math.inf, neginf=-math.inf) for sign, end in zip((-1, 1), ends))
-    return low, high
+    return ends[0].nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf), ends[1].nan_to_num(
+        nan=math.inf, posinf=math.inf, neginf=-math.inf
+    )

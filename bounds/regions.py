@@ -34,9 +34,9 @@ def _tensor(value: ArrayLike, what: str) -> Tensor:
 class Box:
     """All inputs between two ends, ``lower <= x <= upper`` in every element.
 
-    ``lower`` and ``upper`` have the shape of the network's input, leading dimension included, or one axis more in front:
-    then they are that many boxes. Tensors, arrays, nested lists; one of them may be a single number. Raises InputError
-    where shapes do not fit, an end is infinite, or a lower end is above an upper one.
+    ``lower`` and ``upper`` have the shape of the network's input, leading dimension included, or one axis more in
+    front: then they are that many boxes. Tensors, arrays, nested lists; one of them may be a single number. Raises
+    InputError where shapes do not fit, an end is infinite, or a lower end is above an upper one.
 
     >>> Box([[0.0, 0.0]], 1.0)
     Box(lower=[[0.0, 0.0]], upper=[[1.0, 1.0]])

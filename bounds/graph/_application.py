@@ -93,6 +93,12 @@ class Application:
     def axes(self, axes: Sequence[int], rank: int) -> list[int]:
         return [self.axis(axis, rank) for axis in axes]
 
+    def number(self, name: str, default: float) -> np.ndarray:
+        """A real attribute as it is given, in float32 where that is exact; a default is what a file would store."""
+        value = float(self.attributes.get(name, np.float32(default)))
+        single = np.asarray(value, np.float32)
+        return single if float(single) == value else np.asarray(value)
+
     def scalar(self, constant: Constant, what: str) -> float:
         if constant.array.size != 1:
             self.fail(f"its {what} has shape {list(constant.shape)}, expected a single number")

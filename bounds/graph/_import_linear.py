@@ -318,7 +318,7 @@ def import_batch_normalization(op: Application) -> list[Operand]:
     gamma, beta, mean, variance = (
         op.constant(k, name) for k, name in enumerate(("scale", "B", "mean", "var"), 1)
     )
-    epsilon = Constant(np.asarray(np.float32(op.attribute("epsilon", 1e-5))))
+    epsilon = Constant(op.number("epsilon", 1e-5))
     scale = constants.divide(gamma, constants.square_root(constants.add(variance, epsilon)))
     shift = constants.subtract(beta, constants.multiply(mean, scale))
     channel = (-1, *(1,) * (len(x.shape) - 2))

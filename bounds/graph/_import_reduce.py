@@ -109,15 +109,14 @@ def import_softmax(op: Application) -> list[Operand]:
 
 
 def _standardised(
-    op: Application, x: Value, axes: Sequence[int], epsilon: float
+    op: Application, x: Value, axes: Sequence[int], epsilon: np.ndarray
 ) -> tuple[Value, Value, Value]:
     """Return ``(x - mean) / sqrt(variance + epsilon)``, the mean and the reciprocal deviation over ``axes``."""
     b = op.builder
     mean = b.mean(x, axes, True)
     centred = b.binary("sub", x, mean)
     variance = b.mean(b.unary("pow", centred, exponent=2.0), axes, True)
-    number = Constant(np.asarray(np.float32(epsilon)))
-    deviation = b.unary("sqrt", b.affine(variance, shift=number))
+    deviation = b.unary("sqrt", b.affine(variance, shift=Constant(epsilon)))
     return b.binary("div", centred, deviation), mean, b.unary("reciprocal", deviation)
 
 
@@ -134,13 +133,13 @@ def import_layer_normalization(op: Application) -> list[Operand]:
     x = op.variable()
     axis = op.axis(int(op.attribute("axis", -1)), len(x.shape))
     axes = list(range(axis, len(x.shape)))
-    normal, mean, reciprocal = _standardised(op, x, axes, op.attribute("epsilon", 1e-5))
+    normal, mean, reciprocal = _standardised(op, x, axes, op.number("epsilon", 1e-5))
     return [_affine(op, normal, op.operand(1), op.inputs[2] if op.has(2) else None), mean, reciprocal]
 
 
 def import_instance_normalization(op: Application) -> list[Operand]:
     x, scale, shift = op.variable(), op.constant(1, "scale"), op.constant(2, "B")
-    normal, _, _ = _standardised(op, x, list(range(2, len(x.shape))), op.attribute("epsilon", 1e-5))
+    normal, _, _ = _standardised(op, x, list(range(2, len(x.shape))), op.number("epsilon", 1e-5))
     channel = (-1, *(1,) * (len(x.shape) - 2))
     return [
         op.builder.affine(normal, *(part.mapped(lambda a: a.reshape(channel)) for part in (scale, shift)))
@@ -151,7 +150,7 @@ def import_group_normalization(op: Application) -> list[Operand]:
     x, scale, shift = op.variable(), op.constant(1, "scale"), op.constant(2, "bias")
     groups, b = int(op.required("num_groups")), op.builder
     grouped = b.reshape(x, (x.shape[0], groups, -(-x.size // (x.shape[0] * groups))))
-    normal, _, _ = _standardised(op, grouped, [2], op.attribute("epsilon", 1e-5))
+    normal, _, _ = _standardised(op, grouped, [2], op.number("epsilon", 1e-5))
     channel = (-1, *(1,) * (len(x.shape) - 2))
 
     def per_channel(part: Constant) -> Constant:

@@ -12,62 +12,24 @@ from typing import Any
 import numpy as np
 import onnx
 
-from provenn.bounds.graph import (
-    _import_compound,
-    _import_constant,
-    _import_elementwise,
-    _import_linear,
-    _import_recurrent,
-    _import_reduce,
-    _import_resize,
-    _import_structure,
-)
 from provenn.bounds.graph._application import Application
 from provenn.bounds.graph._builder import Builder, Operand, Value, is_finite
 from provenn.bounds.graph._constants import Constant
 from provenn.bounds.graph._describe import symbolic_note
 from provenn.bounds.graph._file import attribute_value, initialisers, read_model
-from provenn.bounds.graph._fold import fold, fold_nodes
 from provenn.bounds.graph._fuse import settle_partial
 from provenn.bounds.graph._graph import Graph
 from provenn.bounds.graph._import_elementwise import TYPES
+from provenn.bounds.graph._importers import HANDLERS as HANDLERS
+from provenn.bounds.graph._importers import MISFITS, imported
 from provenn.bounds.graph._interface import Interface, check_counts, check_value, input_shape
 from provenn.bounds.graph._merge import simplify
 from provenn.bounds.graph._unsupported import instead
 from provenn.errors import ModelError, UnsupportedOperatorError
 
-HANDLERS = {
-    **_import_constant.HANDLERS,
-    **_import_structure.HANDLERS,
-    **_import_linear.HANDLERS,
-    **_import_elementwise.HANDLERS,
-    **_import_reduce.HANDLERS,
-    **_import_resize.HANDLERS,
-    **_import_recurrent.HANDLERS,
-    **_import_compound.HANDLERS,
-}
-
-_ALWAYS_CONSTANT = frozenset(_import_constant.HANDLERS)
-# Operators whose results may not fit into the type of their operands.
-_ARITHMETIC = frozenset({
-    "Add", "Sum", "Sub", "Mul", "Div", "Neg", "Abs", "Pow", "MatMul", "Gemm", "ReduceSum", "ReduceProd", "ReduceL1",
-    "ReduceSumSquare", "CumSum", "PRelu",
-})  # fmt: skip
 OLDEST_OPSET, NEWEST_OPSET = 7, 21
 """What the importers were written for and tested with; a newer set may give an operator another meaning."""
 _HALF = (10, 16)
-
-_MISFITS = (
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    MemoryError,
-    RuntimeError,
-)
-"""What numpy, torch and the importers raise for operands and attributes that do not fit the operator."""
 
 
 def read_onnx(path: str | os.PathLike[str], interface: Interface | None = None) -> Graph:
@@ -282,12 +244,12 @@ class _Reader:
         )
         self.builder.origin = op.origin
         try:
-            results = self._import(op, handler)
+            results = imported(op, handler)
         except ModelError as error:
             if isinstance(error, UnsupportedOperatorError) or not self.symbolic:
                 raise
             raise ModelError(f"{error}; {symbolic_note(self.symbolic)}") from error
-        except _MISFITS as error:
+        except MISFITS as error:
             note = f"; {symbolic_note(self.symbolic)}" if self.symbolic else ""
             raise ModelError(f"{op.origin}: operands or attributes do not fit ({error}){note}") from error
         if op.operator == "Constant":
@@ -315,39 +277,6 @@ class _Reader:
         if handler is None:
             raise UnsupportedOperatorError(f"unsupported operator {_title(node)}: {instead(node, HANDLERS)}")
         return handler
-
-    def _import(self, op: Application, handler) -> list[Operand]:  # type: ignore[no-untyped-def]
-        fixed = op.operator not in _ALWAYS_CONSTANT and all(isinstance(x, Constant) for x in op.operands())
-        if fixed:
-            folded = fold(op)
-            if folded is not None:
-                return folded
-        first = len(self.builder.nodes)
-        results = handler(op)
-        if fixed and any(isinstance(result, Value) for result in results):
-            return [self._whole(op, folded) for folded in fold_nodes(self.builder, first, results)]
-        return [self._in_its_type(op, result) for result in results]
-
-    @staticmethod
-    def _whole(op: Application, folded: Operand) -> Operand:
-        """What the nodes of constants gave: as an integer it must be exact and fit its type."""
-        if isinstance(folded, Value) or np.dtype(folded.scalar_type).kind not in "iu":
-            return folded
-        ends = np.iinfo(folded.scalar_type)
-        value = folded.value
-        inside = (value >= float(ends.min)) & (value <= float(ends.max)) & (np.abs(value) < 2.0**53)
-        if folded.radius is not None or not (inside & (value == np.floor(value))).all():
-            op.unsupported("of constant integers beyond what is exact", "store its result as a constant")
-        return folded
-
-    def _in_its_type(self, op: Application, result: Operand) -> Operand:
-        """Integers beyond their type lose their higher bits; those of 64 bits with a sign are taken to fit."""
-        if isinstance(result, Constant) or op.operator not in _ARITHMETIC:
-            return result
-        name = result.scalar_type
-        if np.dtype(name).kind not in "iu" or name == "int64":
-            return result
-        return self.builder.unary("cast", result, name, to=name)
 
 
 def _label(node: onnx.NodeProto) -> str:

@@ -1,11 +1,13 @@
 """Balls at the inputs: a box that knows the ball inside it, and the least a row can be there.
 
-Over ``|x - c| <= r`` (a norm p) the least of ``a . x`` is ``a . c - r |a|`` in the dual norm q, 1/p + 1/q = 1 (Hoelder).
+Over ``|x - c| <= r`` in a norm p the least of ``a . x`` is ``a . c - r |a|`` in the dual norm q, 1/p + 1/q = 1
+(Hoelder).
 Whatever reads only the box stays sound, since the box contains the ball.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -32,15 +34,17 @@ class BallBox(tuple[Tensor, Tensor]):
         made.centre, made.radius, made.norm = centre, radius, norm
         return made
 
-    def to(self, *args: torch.dtype | torch.device) -> BallBox:
+    def to(self, dtype: torch.dtype, device: torch.device | None = None) -> BallBox:
         """The same region elsewhere, or in another type: up to rounding, for bounds that prove nothing."""
-        parts = [part.to(*args) for part in (self[0], self[1], self.centre, self.radius)]
-        return BallBox(*parts, self.norm)
+        return self._each(lambda part: part.to(device=part.device if device is None else device, dtype=dtype))
 
     def part(self, start: int, size: int) -> BallBox:
         """A run of domains."""
-        parts = [part[start : start + size] for part in (self[0], self[1], self.centre, self.radius)]
-        return BallBox(*parts, self.norm)
+        return self._each(lambda part: part[start : start + size])
+
+    def _each(self, function: Callable[[Tensor], Tensor]) -> BallBox:
+        lower, upper, centre, radius = (function(part) for part in (self[0], self[1], self.centre, self.radius))
+        return BallBox(lower, upper, centre, radius, self.norm)
 
     def reach(self) -> Tensor:
         """``|c| + r`` ``[domains, *shape]``: what bounds every partial sum of a row's least value."""
