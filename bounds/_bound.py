@@ -20,6 +20,7 @@ from provenn.bounds.graph.lattice import lattice
 from provenn.bounds.propagate.alpha import Slopes, bound_at, rows_together
 from provenn.bounds.propagate.backward import backward
 from provenn.bounds.propagate.ball import BallBox
+from provenn.bounds.propagate.coefficients import flattened
 from provenn.bounds.propagate.intermediate import (
     Batch,
     Boxes,
@@ -28,7 +29,7 @@ from provenn.bounds.propagate.intermediate import (
     rows_per_chunk,
 )
 from provenn.bounds.propagate.interval import Box as Ends
-from provenn.bounds.propagate.interval import interval_boxes
+from provenn.bounds.propagate.interval import interval_boxes, outward32
 from provenn.bounds.propagate.lines import relax_all
 from provenn.bounds.propagate.objective import Objective
 from provenn.bounds.propagate.plan import Plan
@@ -39,6 +40,9 @@ from provenn.errors import InputError
 
 if TYPE_CHECKING:
     from torch.nn import Module
+
+# Relative widths of boxes that rounding to float32 would widen by more than a thousandth.
+THIN = 1e-4
 
 Network: TypeAlias = "str | os.PathLike[str] | Module | Graph | Plan"
 """The path of an ONNX file, a torch module, a graph, or a plan (see ``plan``) where one network has many calls."""
@@ -113,7 +117,7 @@ def interval(network: Network, region: Regions, *, output: int | None = None) ->
     ``torch.nn.Module`` takes its shapes from it. ``output`` counts from 0, and is needed where there are several.
     Raises ModelError, UnsupportedOperatorError or InputError.
 
-    >>> import torch
+    >>> from provenn.bounds import Box, interval
     >>> layer = torch.nn.Linear(2, 1, bias=False)
     >>> _ = torch.nn.init.constant_(layer.weight, 3.0)
     >>> found = interval(layer, Box([[-1.0, 0.0]], [[1.0, 2.0]]))
@@ -336,6 +340,7 @@ class _Bounder:
 
         def tighten(value: int, box: Ends, boxes: dict[int, Ends]) -> Ends:
             box = slopes.tighten(value, batch.tighten(value, box))
+            box = _rounded(box) if plan.dtype == torch.float64 else box
             slopes.add(value, box)
             return box
 
@@ -350,14 +355,10 @@ class _Bounder:
         return at, rows_together(plan, target, self.count)
 
     def _piece(self, at: _At, rows: Tensor) -> tuple[Tensor, ...]:
-        plan, target = self.plan, self.target
-        error, box_error = (
-            None if self.magnitudes is None else RoundingError(plan, self.magnitudes) for _ in range(2)
-        )
+        plan, error = self.plan, self._error()
         trace = Trace(True, True, _Forgetful(), _Forgetful(), _Forgetful(), _Forgetful()) if self.linear else None
         bound = at(rows, error, trace).expand(self.count, -1)
-        by_box = backward(plan, target, rows, {}, self.inputs, error=box_error, stop={target: self.box})
-        by_box = by_box.expand(self.count, -1).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        by_box = self._by_box(rows)
         best = torch.fmax(bound, by_box)
         if trace is None:
             return (best,)
@@ -376,8 +377,32 @@ class _Bounder:
         return best, torch.where(linear, offset, by_box), *slopes
 
 
+    def _error(self) -> RoundingError | None:
+        return None if self.magnitudes is None else RoundingError(self.plan, self.magnitudes)
+
+    def _by_box(self, rows: Tensor) -> Tensor:
+        """What the target's box says; rows that read an infinite end have no bound, whatever the others' ends are."""
+        low, high = self.box
+        ends = [torch.where(torch.isfinite(end), end, torch.zeros_like(end)) for end in (low, high)]
+        bound = backward(
+            self.plan, self.target, rows, {}, self.inputs, error=self._error(), stop={self.target: (ends[0], ends[1])}
+        )
+        lost = (rows > 0) & ~torch.isfinite(low).unsqueeze(1) | (rows < 0) & ~torch.isfinite(high).unsqueeze(1)
+        return bound.expand(self.count, -1).masked_fill(flattened(lost, 2).any(-1), -math.inf)
+
+
 _At: TypeAlias = "Callable[[Tensor, RoundingError | None, Trace | None], Tensor]"
 """Bounds ``[1|boxes, rows]`` of rows ``[1, rows, *shape]`` of the target."""
+
+
+def _rounded(box: Ends) -> Ends:
+    """Outward to numbers of float32, but for what is too thin for that.
+
+    The search in float32 and the proof then see the same boxes, or slopes of the one would not fit the other.
+    """
+    thin = box[1] - box[0] < THIN * torch.maximum(box[0].abs(), box[1].abs())
+    low, high = outward32(box)
+    return torch.where(thin, box[0], low), torch.where(thin, box[1], high)
 
 
 def _shaped(ends: Ends, count: int, many: bool) -> Bounds:

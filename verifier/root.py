@@ -17,6 +17,7 @@ from provenn.bounds.propagate.alpha import Slopes, cast, rows_together
 from provenn.bounds.propagate.backward import backward
 from provenn.bounds.propagate.intermediate import Batch, Boxes, unstable
 from provenn.bounds.propagate.interval import Box, interval_boxes
+from provenn.bounds.propagate.interval import outward32 as outward32
 from provenn.bounds.propagate.ladder import Ladder
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
 from provenn.verifier.problem import Clauses, Problem
@@ -24,15 +25,6 @@ from provenn.verifier.undefined import Undefined, undefined
 
 # Rows up to which all are optimised at once; of more, first those are dropped that need no optimisation.
 FEW_ROWS = 32
-
-
-def outward32(box: Box) -> Box:
-    """The smallest box with float32 ends that contains a float64 box (still float64 tensors)."""
-    lower, upper = box[0].float(), box[1].float()
-    infinity = torch.full((), torch.inf, device=lower.device)
-    lower = torch.where(lower.double() > box[0], torch.nextafter(lower, -infinity), lower)
-    upper = torch.where(upper.double() < box[1], torch.nextafter(upper, infinity), upper)
-    return lower.double(), upper.double()
 
 
 @dataclass

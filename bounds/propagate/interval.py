@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor
 
 from provenn.bounds.propagate.plan import Plan
@@ -45,3 +46,12 @@ def interval_boxes(
 def intersect(a: Box, b: Box) -> Box:
     """The common part; where it is empty the lower end exceeds the upper end."""
     return a[0].maximum(b[0]), a[1].minimum(b[1])
+
+
+def outward32(box: Box) -> Box:
+    """The smallest box with float32 ends that contains a float64 box (still float64 tensors)."""
+    lower, upper = box[0].float(), box[1].float()
+    infinity = torch.full((), torch.inf, device=lower.device)
+    lower = torch.where(lower.double() > box[0], torch.nextafter(lower, -infinity), lower)
+    upper = torch.where(upper.double() < box[1], torch.nextafter(upper, infinity), upper)
+    return lower.double(), upper.double()
