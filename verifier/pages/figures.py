@@ -169,7 +169,7 @@ def course(identity: str, title: str, moments: Sequence[Moment], row: ResultRow)
         told.append(f"the lowest bound goes from {number(known[0])} to {number(max(known))} at best")
         drawing += _lines(bounds, kinds, across, up)
     if open_ := [count for _, _, count in counts if count is not None]:
-        up = linear([float(count) for count in open_], HEIGHT - BOTTOM, middle + 10, zero=True)
+        up = linear([4.0, *map(float, open_)], HEIGHT - BOTTOM, middle + 10, zero=True)
         drawing.append(frame(across, up, "seconds", "open domains"))
         last = {stage: count for _, stage, count in counts if count is not None}
         told.append(f"at most {max(open_):,} domain{'s are' if max(open_) > 1 else ' is'} open")
