@@ -26,6 +26,7 @@ NEIGHBOURS = (
     "tests",
     "benchmarks",
     "vnnlib_examples",
+    "vnncomp_scripts",
     "docs",
 )
 
