@@ -51,13 +51,15 @@ def read_tables(path: str | Path, name: str) -> list[Table]:
     reader = csv.reader(io.StringIO(text), skipinitialspace=True, strict=True)
     columns: dict[str, int] | None = None
     found: dict[str, list[ResultRow]] = {}
-    last = text.count("\n") + 1  # empty where the text ends with its line
+    last = text.count("\n") + 1  # an empty line where the text ends with a whole one
+    begun = 1  # the line on which the row at hand begins
     try:
         for cells in reader:
+            first, begun = begun, reader.line_num + 1
             cells = [cell.strip() for cell in cells]
             if not any(cells):
                 continue
-            where = f"{path}:{reader.line_num}"
+            where = f"{path}:{first}"
             if columns is None:
                 columns, header = _columns(cells, where)
                 if header:
@@ -65,13 +67,13 @@ def read_tables(path: str | Path, name: str) -> list[Table]:
             try:
                 config, row = _row(cells, columns, where)
             except InputError:
-                if reader.line_num == last:
+                if first == last:
                     break  # of a run that is going on, or was cut off
                 raise
             found.setdefault(config, []).append(row)
     except csv.Error as error:
-        if reader.line_num < last or not found:
-            raise InputError(f"{path}:{reader.line_num}: {error}; mend the quotes") from None
+        if begun < last or not found:
+            raise InputError(f"{path}:{begun}: {error}; mend the quotes") from None
     if not found:
         raise InputError(f"{path}: has no results, expected lines of {','.join(PLAIN)}")
     return [Table(f"{name} ({config})" if config else name, rows) for config, rows in found.items()]

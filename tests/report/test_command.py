@@ -74,6 +74,12 @@ WRONG = {
     ),
     "shown without reports": (["r.csv", "--show", "a.onnx"], {}, 1, "--show got 'a.onnx', but none of the 1 instances"),
     "shown and not there": (["r.csv", "--reports", "reports", "--show", "q.v"], {}, 1, "'q.v', which no instance has"),
+    "too many shown": (
+        ["r.csv", "--reports", "reports", "--show", "onnx"],
+        {"r.csv": "".join(ROW.replace("a.", f"a{i}.") for i in range(101))}
+        | {f"reports/f__a{i}__p.json": json.dumps(REPORT | {"history": HISTORY}) for i in range(101)}, 1,
+        "--show got 'onnx', which brings 101 instances; show 100 at most",
+    ),
     "output is an input": (["r.csv", "-o", "r.csv"], {}, 2, "which is the file of the results of r"),
     "output is another": (["r.csv", "--compare", "sub/r.csv", "-o", "sub/r.csv"], {}, 2, "which is the file of"),
     "output is a folder": (["r.csv", "-o", "sub"], {}, 1, "cannot write -o 'sub': is a directory"),

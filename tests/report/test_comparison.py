@@ -23,6 +23,8 @@ OURS = ("acasxu", "onnx/N_1_1.onnx", "vnnlib/prop_3.vnnlib")
         (("2025_acasxu", "/data/bench/acasxu/1.0/onnx/N_1_1.onnx", "/x/prop_3.vnnlib"), True),
         (("", "N_1_1", "prop_3"), True),
         (("ACASXU", "onnx\\N_1_1.onnx", "vnnlib\\prop_3.vnnlib"), True),
+        (("acasxu2026", "onnx/N_1_1.onnx", "vnnlib/prop_3.vnnlib"), True),
+        (("acasxu2048", "onnx/N_1_1.onnx", "vnnlib/prop_3.vnnlib"), False),
         (("mnist", "onnx/N_1_1.onnx", "vnnlib/prop_3.vnnlib"), False),
         (("acasxu", "onnx/N_1_2.onnx", "vnnlib/prop_3.vnnlib"), False),
         (("acasxu", "onnx/N_1_1.onnx", "vnnlib/prop_4.vnnlib"), False),

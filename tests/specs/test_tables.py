@@ -83,6 +83,9 @@ BAD = {
     "no network": (ROW.replace("a.onnx", " "), ":1: the network is empty"),
     "no property": (ROW.replace("p.vnnlib", ""), ":1: the property is empty"),
     "quotes": (ROW + '"a"b,c\n' + ROW, ":2: ',' expected after '\"'; mend the quotes"),
+    "open quotes": (ROW + 'acasxu,"b.onnx,p,0,sat,1\n' + ROW + ROW, ":2: unexpected end of data; mend the quotes"),
+    "open quotes, no end": (ROW + 'acasxu,"b.onnx,p,0,sat,1\n' + ROW + "a", ":2: unexpected end of data"),
+    "a row of two lines": (ROW + '"a\nb",c\n' + ROW, ":2: got 2 columns"),
     "huge cell": (ROW + "a" * 200_000 + ",b\n" + ROW, ":2: field larger than field limit"),
     "binary": (ROW + "\0", "a binary file"),
 }

@@ -12,7 +12,7 @@ from provenn.specs import ResultRow, Table
 SOLVED = ("unsat", "sat")
 _FOLDERS = ("onnx", "vnnlib")
 _ENDINGS = (".gz", ".onnx", ".vnnlib")
-_YEAR = re.compile(r"[_-]?20\d\d[_-]?")
+_YEAR = re.compile(r"[_-]?(?<!\d)20[12]\d(?!\d)[_-]?")
 
 
 @dataclass(eq=False)

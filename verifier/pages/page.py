@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import metadata, resources
+from importlib import resources
 
 from provenn.errors import InputError
 from provenn.specs import ResultRow, Table
@@ -15,6 +15,7 @@ from provenn.verifier.pages.figures import Point, cactus, course, scatter
 from provenn.verifier.pages.markup import Element, fill, tag, written
 from provenn.verifier.pages.reports import Reports
 from provenn.verifier.pages.tables import Listed
+from provenn.verifier.report import versions
 
 SLOWEST = 15
 """Solved instances that are listed."""
@@ -24,6 +25,10 @@ CONFLICTS = 50
 """Conflicts that are listed."""
 COURSES = 6
 """Instances whose course is drawn where none is asked for."""
+MOST_COURSES = 100
+"""Instances whose course may be asked for."""
+CANDIDATES = 20
+"""Reports of a family that are looked at for a course."""
 LEAST_MOMENTS = 4
 """Moments of a search that make a course."""
 
@@ -68,7 +73,7 @@ def _document(name: str, overview: Element, sections: Sequence[Element]) -> Elem
     header = tag(
         "header", tag("h1", f"Results of {name}"), overview, tag("nav", tag("ul", *links), aria_label="sections")
     )
-    footer = tag("footer", tag("p", f"Made by provenn {metadata.version('provenn')}."))
+    footer = tag("footer", tag("p", f"Made by provenn {versions().get('provenn', '')}".strip()))
     return tag("html", head, tag("body", header, tag("main", *sections), footer), lang="en")
 
 
@@ -200,16 +205,18 @@ def _courses(rows: Sequence[ResultRow], reports: Reports, wanted: Sequence[str])
                     "name the folder that bench --reports wrote with --reports"
                 )
             chosen |= {row.key: row for row in with_course}
+            if len(chosen) > MOST_COURSES:
+                raise InputError(f"--show got {part!r}, which brings {len(chosen)} instances; show {MOST_COURSES} at most")
         return list(chosen.values())
-    taken: dict[tuple[str, bool], int] = {}
-    ranked: dict[bool, list[tuple[int, ResultRow]]] = {False: [], True: []}
+    groups: dict[tuple[str, bool], list[ResultRow]] = {}
     for row in sorted(rows, key=lambda row: -row.run_time):
-        solved = row.result in SOLVED
-        rank = taken.get((row.category, solved), 0)
-        if row.result != "error" and rank < COURSES and searched(row):
-            ranked[solved].append((rank, row))
-            taken[row.category, solved] = rank + 1
-    open_, ended = ([row for _, row in sorted(group, key=lambda entry: entry[0])] for group in ranked.values())
+        groups.setdefault((row.category, row.result in SOLVED), []).append(row)
+    ranked: dict[bool, list[tuple[int, ResultRow]]] = {False: [], True: []}
+    for (_, solved), group in groups.items():
+        ranked[solved] += enumerate(filter(searched, group[:CANDIDATES]))
+    open_, ended = (
+        [row for _, row in sorted(group, key=lambda entry: (entry[0], -entry[1].run_time))] for group in ranked.values()
+    )
     half = max(COURSES // 2, COURSES - len(ended))
     return [*open_[:half], *ended[: COURSES - len(open_[:half])]]
 

@@ -15,6 +15,10 @@ from provenn.verifier.batch import stem
 from provenn.verifier.history import COLUMNS
 
 
+MOST_OPEN = 10**15
+"""More open domains than any run has."""
+
+
 @dataclass(frozen=True)
 class Moment:
     """A point of time of a run; ``open`` and ``bound`` are None where it had none."""
@@ -100,7 +104,7 @@ def _moments(history: Mapping[str, list[Any]], wrong: str) -> Sequence[Moment]:
             Moment(
                 seconds,
                 stage,
-                open_ if isinstance(open_, int) and open_ >= 0 else None,
+                open_ if isinstance(open_, int) and 0 <= open_ < MOST_OPEN else None,
                 bound if _is_number(bound) else None,  # infinite ones are text
             )
         )
