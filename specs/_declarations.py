@@ -245,3 +245,9 @@ class _Networks:
                         f"{one.name} has shape {list(one.shape)}, {two.name} of {name} has {list(two.shape)}; "
                         f"{kind} needs the same shapes",
                     )
+                if one.type != two.type and kind == "equal-to":
+                    raise self.source.error(
+                        one.offset,
+                        f"{one.name} is of type {one.type}, {two.name} of {name} of type {two.type}; "
+                        "equal-to needs the same types",
+                    )

@@ -49,7 +49,9 @@ def read_literals(tokens: Tokens, which: np.ndarray) -> tuple[np.ndarray, np.nda
     infinite = np.flatnonzero(~np.isfinite(nearest))
     if infinite.size:
         token = int(which[infinite[0]])
-        raise LiteralError(token, f"{tokens.word(token)} exceeds the range of float64; write a finite number")
+        word = tokens.word(token)
+        shown = word if len(word) <= 40 else word[:37] + ".."
+        raise LiteralError(token, f"{shown} exceeds the range of float64; write a finite number")
     return nearest + 0.0, exact  # + 0.0: no negative zeros
 
 

@@ -90,7 +90,7 @@ class PolynomialComparisons:
             try:
                 found = normal(sign, operands[0], operands[1], program, offset, self.reader.format)
             except TooLarge as error:
-                raise self._error(place, str(error)) from None
+                raise self.reader.source.unsupported(offset, str(error)) from None
             if found is None:  # an equality that a checker rounds
                 pair = add("<=") + add(">=")
                 self.equalities.append((pair[0], pair[1]))
@@ -159,9 +159,9 @@ def normal(
                 errors[key] = errors.get(key, Fraction(0)) + gamma * size
     if errors and sign == "==":
         return None
-    terms = dict(left.value)
+    terms = {key: left.sign * value for key, value in left.value.items()}
     for key, value in right.value.items():
-        terms[key] = terms.get(key, Fraction(0)) - value
+        terms[key] = terms.get(key, Fraction(0)) - right.sign * value
     constant = -terms.pop((), Fraction(0))
     terms = {key: value for key, value in terms.items() if value}
     if sign in (">=", ">"):

@@ -30,7 +30,7 @@ Polynomial = dict[Monomial, Fraction]
 
 _ONE = Fraction(1)
 _DEGREE = 32
-_WORK = 10_000_000  # additions of coefficients per property
+_WORK = 4_000_000  # additions of coefficients per property
 _BITS = 1 << 13  # of a coefficient
 
 
@@ -40,11 +40,12 @@ class TooLarge(Exception):
 
 @dataclass
 class Form:
-    """An expression: its exact value and, with coefficients made positive, its size; see above."""
+    """An expression: its exact value is `sign` times `value`; with coefficients made positive, its size; see above."""
 
     value: Polynomial
     size: Polynomial
     rounds: int = 0
+    sign: int = 1  # so that nested differences take no squares
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Reader:
                 try:
                     form = self._apply(name, operands)
                 except TooLarge as error:
-                    raise self._error(opened, str(error)) from None
+                    raise self.source.unsupported(self.tokens.start[opened], str(error)) from None
                 steps.append(_step(name, len(operands)))
             else:
                 raise self._error(place, "expected a number, a variable or an expression")
@@ -152,31 +153,30 @@ class Reader:
             return self._product(operands)
         rounds = max(operand.rounds for operand in operands) + len(operands) - 1
         if name == "-" and len(operands) == 1:
-            return Form(self._scaled(operands[0].value, Fraction(-1)), operands[0].size, rounds)
-        signs = [1] + [1 if name == "+" else -1] * (len(operands) - 1)
-        value = self._sum([operand.value for operand in operands], signs)
-        size = self._sum([operand.size for operand in operands], [1] * len(operands))
-        return Form(value, size, rounds)
+            return Form(operands[0].value, operands[0].size, rounds, -operands[0].sign)
+        other = 1 if name == "+" else -1
+        signs = [operand.sign * (other if number else 1) for number, operand in enumerate(operands)]
+        value, sign = self._sum([operand.value for operand in operands], signs)
+        size, _ = self._sum([operand.size for operand in operands], [1] * len(operands))
+        return Form(value, size, rounds, sign)
 
-    def _sum(self, terms: list[Polynomial], signs: list[int]) -> Polynomial:
-        """The operands are used up: the others are added to the longest, so that nested sums take no squares."""
+    def _sum(self, terms: list[Polynomial], signs: list[int]) -> tuple[Polynomial, int]:
+        """The sum and its sign. The operands are used up: the others are added to the longest."""
         longest = max(range(len(terms)), key=lambda i: len(terms[i]))
-        total = terms[longest] if signs[longest] == 1 else self._scaled(terms[longest], Fraction(-1))
+        total = terms[longest]
         for number, (polynomial, sign) in enumerate(zip(terms, signs, strict=True)):
             if number != longest:
                 self._count(len(polynomial))
                 for key, coefficient in polynomial.items():
                     known = total.get(key)
-                    signed = coefficient if sign == 1 else -coefficient
+                    signed = coefficient if sign == signs[longest] else -coefficient
                     total[key] = signed if known is None else _checked(known + signed)
-        return total
+        return total, signs[longest]
 
     def _scaled(self, polynomial: Polynomial, factor: Fraction) -> Polynomial:
         if factor == 1:
             return polynomial
         self._count(len(polynomial))
-        if factor == -1:
-            return {key: -coefficient for key, coefficient in polynomial.items()}
         return {key: factor if c is _ONE else _checked(c * factor) for key, c in polynomial.items()}
 
     def _product(self, operands: list[Form]) -> Form:
@@ -187,7 +187,7 @@ class Reader:
             size = self._times(total.size, operand.size)
             if not exact:
                 size[()] = size.get((), Fraction(0)) + self.format.smallest
-            total = Form(value, size, total.rounds + operand.rounds + (not exact))
+            total = Form(value, size, total.rounds + operand.rounds + (not exact), total.sign * operand.sign)
         return total
 
     def _times(self, first: Polynomial, second: Polynomial) -> Polynomial:
@@ -195,7 +195,7 @@ class Reader:
             if set(one) <= {()}:
                 return self._scaled(other, one.get((), Fraction(0)))
         result: Polynomial = {}
-        self._count(len(first) * len(second))
+        self._count(4 * len(first) * len(second))
         for left, a in first.items():
             for right, b in second.items():
                 key = tuple(sorted(left + right))

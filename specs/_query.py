@@ -305,7 +305,7 @@ class Query:
         offset = source.data.find(f"{name} ".encode())
         if offset < 0 and self.composition is not None:
             offset = next(t.offset for _, t, first in self.composition.inputs if first <= variable < first + t.size)
-        return source.error(
+        return source.unsupported(
             max(0, offset), f"input {name} has no {side} bound {where}; add (assert ({sign} {name} ..))"
         )
 

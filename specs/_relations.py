@@ -17,7 +17,7 @@ from provenn.specs._programs import MULTIPLY, NUMBER, OUTPUT, Program, Step, run
 from provenn.specs._query import Query
 from provenn.specs._source import Source
 
-_ROUNDS = 64
+_ROUNDS, _WORK = 64, 100_000_000  # rounds at least, terms in all of them
 _GAIN = 1e-3  # of a width; less is not worth another round
 _UNIT = 2.0**-52
 
@@ -122,7 +122,7 @@ class _Relations:
         start = np.concatenate([[0], np.cumsum(terms)[:-1]])
         sibling = np.where(np.arange(len(row)) == start[row], start[row] + 1, start[row])
         pair = (terms == 2)[row]
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS + _WORK // max(1, len(row))):
             lower, upper = box[0, variable], box[1, variable]
             with np.errstate(invalid="ignore", over="ignore"):
                 least = np.where(factor > 0, factor * lower, factor * upper)
@@ -210,7 +210,8 @@ def _with_room(query: Query, extra: PolynomialComparisons, magnitude: np.ndarray
         if isinstance(row, Row) and not row.errors:
             continue
         if _only_inputs(row.program) and _peak(row.program, magnitude) > largest / 2:
-            raise source.error(row.offset, f"its terms may exceed the range of {query.element_type}; rescale them")
+            kind = query.element_type
+            raise source.unsupported(row.offset, f"its terms may exceed the range of {kind}; rescale them")
         if isinstance(row, Row):
             value[number] = np.nextafter(float(row.right + Fraction(_room(row.errors, magnitude))), np.inf)
             exact[number] = True

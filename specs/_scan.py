@@ -105,9 +105,10 @@ def _unquoted(found: re.Match[bytes]) -> bytes:
 
 _QUOTED_2 = re.compile(rb';[^\r\n]*|"[^"\\]*(?:\\.[^"\\]*)*("|\Z)', re.DOTALL)
 _SPREAD = re.compile(rb"\s+\[[^\[\]()]*\]|\[[^\[\]()\s]*\s[^\[\]()]*\]")
+_VERSION = b"vnnlib-version"
 _FEW, _WIDEST = 1000, 4096
 _PART = 1 << 18
-_PARTS = re.compile(rb"[<>=!]=|[<>=+*]|-(?=[A-Za-z])|'+|[^\[\]'<>=!+*]+(?:\[[^\[\]]*\])?|.", re.DOTALL)
+_PARTS = re.compile(rb"<[0-9.]+>|[<>=!]=|[<>=+*]|-(?=[A-Za-z])|'+|[^\[\]'<>=!+*]+(?:\[[^\[\]]*\])?|.", re.DOTALL)
 
 
 def plain_elements(data: bytes) -> bytes:
@@ -161,6 +162,9 @@ def split_words(tokens: Tokens) -> Tokens:
         version = text[stop[here] - 1] == ord(">")  # <2.0>
         longer = stop[here] - start[here] > np.where(second == ord("="), 2, 1)
         parts.append(here[~signed & ~version & longer] + begin)
+    head = np.arange(min(_FEW, len(tokens.kind)))
+    glued = tokens.windows(head, len(_VERSION) + 1) == np.frombuffer(_VERSION + b"<", np.uint8)
+    parts.append(head[glued.all(axis=1)])
     which = np.unique(np.concatenate(parts))
     if not which.size:
         return tokens

@@ -100,6 +100,6 @@ def _check_mentioned(atoms: Atoms, composition: Composition, source: Source) -> 
         first = int(np.argmin(known))
         tensor = next(t for _, t, start in composition.inputs if start <= first < start + t.size)
         name = composition.input_name(first)
-        raise source.error(
+        raise source.unsupported(
             tensor.offset, f"input {name} has no bounds; add (assert (and (>= {name} ..) (<= {name} ..)))"
         )
