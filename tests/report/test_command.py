@@ -78,7 +78,7 @@ WRONG = {
         ["r.csv", "--reports", "reports", "--show", "onnx"],
         {"r.csv": "".join(ROW.replace("a.", f"a{i}.") for i in range(101))}
         | {f"reports/f__a{i}__p.json": json.dumps(REPORT | {"history": HISTORY}) for i in range(101)}, 1,
-        "--show got 'onnx', which brings 101 instances; show 100 at most",
+        "--show got 'onnx', which 101 instances have; show up to 100",
     ),
     "output is an input": (["r.csv", "-o", "r.csv"], {}, 2, "which is the file of the results of r"),
     "output is another": (["r.csv", "--compare", "sub/r.csv", "-o", "sub/r.csv"], {}, 2, "which is the file of"),

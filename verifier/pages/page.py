@@ -206,7 +206,7 @@ def _courses(rows: Sequence[ResultRow], reports: Reports, wanted: Sequence[str])
                 )
             chosen |= {row.key: row for row in with_course}
             if len(chosen) > MOST_COURSES:
-                raise InputError(f"--show got {part!r}, which brings {len(chosen)} instances; show {MOST_COURSES} at most")
+                raise InputError(f"--show got {part!r}, which {len(chosen)} instances have; show up to {MOST_COURSES}")
         return list(chosen.values())
     groups: dict[tuple[str, bool], list[ResultRow]] = {}
     for row in sorted(rows, key=lambda row: -row.run_time):

@@ -14,7 +14,6 @@ from provenn.specs import ResultRow, read_bytes
 from provenn.verifier.batch import stem
 from provenn.verifier.history import COLUMNS
 
-
 MOST_OPEN = 10**15
 """More open domains than any run has."""
 
