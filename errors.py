@@ -23,5 +23,9 @@ class UnsupportedPropertyError(PropertyError):
     """The VNN-LIB property is well-formed but says what provenn does not decide: write what the message names."""
 
 
+class Cancelled(ProvennError):
+    """The caller of a computation stopped it: nothing is wrong."""
+
+
 class InputError(ProvennError):
     """A path, an option or a shape does not fit: correct the command or the call."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from provenn.bounds.jacobian import jacobian_norm as jacobian_norm
     from provenn.bounds.jacobian import norm_graph as norm_graph
     from provenn.bounds.jacobian import vector_jacobian as vector_jacobian
+    from provenn.bounds.propagate.interrupt import cancellable as cancellable
     from provenn.bounds.regions import Ball as Ball
     from provenn.bounds.regions import Box as Box
 
@@ -30,6 +31,7 @@ _HOMES = {
     "Graph": "graph",
     "Line": "_bound",
     "alpha": "_bound",
+    "cancellable": "propagate.interrupt",
     "crown": "_bound",
     "interval": "_bound",
     "jacobian": "jacobian",

@@ -2,6 +2,14 @@
 
 from provenn.specs._assignment import format_assignment as format_assignment
 from provenn.specs._assignment import parse_assignment as parse_assignment
+from provenn.specs._build import Condition as Condition
+from provenn.specs._build import Expression as Expression
+from provenn.specs._build import all_of as all_of
+from provenn.specs._build import always as always
+from provenn.specs._build import any_of as any_of
+from provenn.specs._build import never as never
+from provenn.specs._build import output as output
+from provenn.specs._build import robust as robust
 from provenn.specs._composition import Composition as Composition
 from provenn.specs._composition import Equality as Equality
 from provenn.specs._composition import Network as Network

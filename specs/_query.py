@@ -73,6 +73,7 @@ class Query:
     asserted: int | None = None  # atoms from this one on only follow from the others
     rounded: frozenset[int] = frozenset()  # both sides of equalities that a checker rounds
     contradiction: str | None = None  # of VNN-LIB 2: why no input satisfies the assertions about inputs
+    input_shapes: tuple[tuple[int, ...], ...] | None = None  # of all inputs, where a property was made in Python
 
     @staticmethod
     def build(

@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from provenn.bounds.graph import Graph
 from provenn.bounds.graph.lattice import lattice
+from provenn.bounds.propagate.interrupt import Cancellation, cancellable
 from provenn.bounds.propagate.ladder import RATE, row_cost
-from provenn.specs import ClauseBatch
+from provenn.errors import Cancelled
+from provenn.specs import ClauseBatch, Query
 from provenn.verifier.arguments import Networks
 from provenn.verifier.cells import by_cells
 from provenn.verifier.device import chosen_device
@@ -31,10 +34,13 @@ from provenn.verifier.rebound import Rebound
 from provenn.verifier.refine import refined_facts
 from provenn.verifier.result import Result
 from provenn.verifier.root import Facts, outputs_bound, root_facts, root_seconds
-from provenn.verifier.run import Run, Silent
+from provenn.verifier.run import Run, Silent, Told
 from provenn.verifier.search import Search
 from provenn.verifier.threads import settle_threads
 from provenn.verifier.workers import Shared
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 CLAUSES_AT_ONCE = 4096
 # Seconds of the attack that follows the root bound.
@@ -84,36 +90,46 @@ class _Left(NamedTuple):
 
 
 def verify(
-    networks: Networks,
-    property_path: str | os.PathLike[str],
+    networks: Networks | Module | Graph,
+    property: str | os.PathLike[str] | Query,
     options: Options | None = None,
     progress: Callable[..., None] | None = None,
+    *,
+    cancel: Cancellation | None = None,
 ) -> Result:
     """Decide whether the network violates the property.
 
-    ``networks``: a file, or files by the names that a property in VNN-LIB 2 declares (``{"f": "a.onnx", ..}``).
-    Raises ModelError, PropertyError or InputError where a file does not fit; everything else is a verdict.
-    ``progress`` is called as ``progress(stage, domains=n, open=n, bound=b)``.
+    ``networks``: a file, files by the names that a property in VNN-LIB 2 declares (``{"f": "a.onnx", ..}``), a
+    ``torch.nn.Module``, or what ``bounds.read_module`` or ``read_onnx`` made of one. ``property``: a file, or a query
+    (``specs.robust``, ``specs.always``, ``specs.never``, ``specs.read_query``); a module takes its inputs' shapes from
+    it. ``progress`` is called as ``progress(stage, domains=n, open=n, bound=b)`` several times a second in this
+    thread; ``domains`` never falls, ``bound`` is the lowest of what is open at that stage. Once ``cancel`` (a
+    ``threading.Event``, for instance) is set, the verdict is ``unknown``, soon. Raises ModelError, PropertyError or
+    InputError where an argument does not fit; everything else is a verdict.
     """
     before = torch.get_num_threads()
+    told = Told(progress or Silent())
+    begun = time.monotonic()
     try:
-        return _verify(networks, property_path, options or Options(), progress)
+        with cancellable(cancel):
+            return _verify(networks, property, options or Options(), told)
+    except Cancelled:
+        seconds = round(time.monotonic() - begun, 3)
+        statistics = {"seconds": seconds, "domains": told.domains}
+        return Result("unknown", f"cancelled after {seconds:.1f} s{told.where()}", None, None, statistics)
     finally:
         torch.set_num_threads(before)
 
 
 def _verify(
-    networks: Networks,
-    property_path: str | os.PathLike[str],
-    options: Options,
-    progress: Callable[..., None] | None,
+    networks: Networks | Module | Graph, property: str | os.PathLike[str] | Query, options: Options, progress: Told
 ) -> Result:
     started = time.monotonic() if options.started is None else options.started
     deadline = started + options.timeout - RESERVE
     device = chosen_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    given = read(networks, property_path)
+    given = read(networks, property)
     graph, query = given.graph, given.view
     if impossible := given.impossible():
         return Result("unsat", impossible)
@@ -124,7 +140,7 @@ def _verify(
     problem = recognised(spelled)
     generator = torch.Generator(device="cpu").manual_seed(options.seed)
     replay = given.replay(special.free)
-    run = Run(problem, replay, options, deadline, progress or Silent(), generator)
+    run = Run(problem, replay, options, deadline, progress, generator)
     inputs, outputs = (graph.nodes[index].size for index in (graph.inputs[0], graph.outputs[0]))
     run.say(
         f"device {device}, {torch.get_num_threads()} threads, {query.clause_count} clauses, "
@@ -152,7 +168,7 @@ def _result(run: Run, ended: str, seconds: float) -> Result:
     if run.witness is not None:
         return Result(
             "sat",
-            "a violating input was replayed on onnxruntime",
+            f"a violating input was replayed on {run.replay.runtime}",
             run.witness,
             None,
             run.statistics,

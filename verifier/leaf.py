@@ -21,6 +21,7 @@ from provenn.bounds.graph import evaluator
 from provenn.bounds.ops._operator import Univariate
 from provenn.bounds.ops.relaxation import open_end
 from provenn.bounds.propagate.backward import backward
+from provenn.bounds.propagate.interrupt import check as check_cancelled
 from provenn.bounds.propagate.interval import Box
 from provenn.bounds.propagate.lines import Lines, relax
 from provenn.bounds.propagate.plan import Plan
@@ -159,6 +160,7 @@ class Tree:
         except TooLarge:
             self.ending = "stuck"
         while self.ending is None:
+            check_cancelled()
             self._step(self._program)  # type: ignore[arg-type]
             if time.monotonic() > until:
                 break

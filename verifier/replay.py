@@ -14,11 +14,11 @@ from provenn.bounds.graph.compose import Substitution
 from provenn.errors import InputError, ModelError
 from provenn.specs import Query
 from provenn.verifier.result import Witness
-from provenn.verifier.sessions import Model, Session
+from provenn.verifier.sessions import Model, Session, TorchModel, TorchSession
 
 
 class Replay:
-    """Runs networks on onnxruntime (CPU) and judges inputs by a property, with tolerance zero.
+    """Runs networks on onnxruntime (CPU), torch modules on torch, and judges inputs by a property, with tolerance zero.
 
     Sessions are created at the first run, so that a proof that needs no witness never pays for them; copies of a
     network share one. ``calls`` counts runs of all networks, ``failures`` those that onnxruntime refused (an index out
@@ -27,7 +27,7 @@ class Replay:
 
     def __init__(
         self,
-        networks: str | os.PathLike[str] | Sequence[Model],
+        networks: str | os.PathLike[str] | Sequence[Model | TorchModel],
         query: Query,
         threads: int = 1,
         free: np.ndarray | None = None,
@@ -41,13 +41,17 @@ class Replay:
         if threads < 1:
             raise InputError(f"Replay got threads={threads!r}, expected at least 1")
         single = isinstance(networks, (str, os.PathLike))
-        self.models = [Model(Path(networks))] if isinstance(networks, (str, os.PathLike)) else list(networks)
+        self.models: list[Model | TorchModel] = (
+            [Model(Path(networks))] if isinstance(networks, (str, os.PathLike)) else list(networks)
+        )
+        torch = any(isinstance(model, TorchModel) for model in self.models)
+        self.runtime = "torch" if torch else "onnxruntime"
         self.single = single
         self.query, self.threads = query, threads
         self.free, self.substitution = free, substitution
         self.columns: int | None = None
         self.calls = self.failures = 0
-        self._sessions: dict[Model, Session] | None = None
+        self._sessions: dict[Model | TorchModel, Session | TorchSession] | None = None
         self._element: np.dtype[Any] = np.dtype(query.element_type)
 
     def run(self, x: np.ndarray) -> np.ndarray | None:
@@ -163,17 +167,17 @@ class Replay:
                 return witness
         return None
 
-    def _open(self) -> dict[Model, Session]:
+    def _open(self) -> dict[Model | TorchModel, Session | TorchSession]:
         if self._sessions is None:
-            sessions = {model: Session(model, self.threads) for model in dict.fromkeys(self.models)}
+            sessions = {model: model.session(self.threads) for model in dict.fromkeys(self.models)}
             if self.single:
                 self._check_single(sessions[self.models[0]])
             self._sessions = sessions
         return self._sessions
 
-    def _check_single(self, session: Session) -> None:
+    def _check_single(self, session: Session | TorchSession) -> None:
         """VNN-LIB 1.0 speaks of one input; its element type is the file's."""
-        path = session.model.path
+        path = session.model.name
         if len(session.elements) != 1:
             raise ModelError(f"{path}: has {len(session.elements)} inputs, expected 1; merge them into one")
         self._element = session.elements[0]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from provenn.bounds.propagate.interrupt import check as check_cancelled
 from provenn.verifier.options import Options
 from provenn.verifier.problem import Problem
 from provenn.verifier.replay import Replay
@@ -21,6 +22,27 @@ class Silent:
         self, stage: str, *, domains: int | None = None, open: int | None = None, bound: float | None = None
     ) -> None:
         """No progress wanted."""
+
+
+@dataclass
+class Told:
+    """Passes progress on; the searches of a race count what they bounded each for itself, their caller sees no number
+    fall."""
+
+    progress: Any
+    domains: int = 0
+    stage: str = ""
+
+    def __call__(self, stage: str, *, domains: int | None = None, **numbers: Any) -> None:
+        check_cancelled()
+        self.stage = stage
+        if domains is not None:
+            numbers["domains"] = self.domains = max(self.domains, domains)
+        self.progress(stage, **numbers)
+
+    def where(self) -> str:
+        """How far a run came, as reasons name it."""
+        return f", in stage {self.stage!r}" if self.stage else ""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate.interrupt import check as check_cancelled
 from provenn.verifier.pool import Fields, Pool
 from provenn.verifier.workers import Shared, Workers, cut
 
@@ -99,6 +100,7 @@ class Search:
         try:
             while True:
                 while self.leaves or self.pending:
+                    check_cancelled()
                     if time.monotonic() > until:
                         return "timeout"
                     if self._settle(until) if self.leaves else self._bound(self.pending.pop()):

@@ -32,6 +32,60 @@ class Model:
     hidden: tuple[str, ...] = ()
     shapes: tuple[tuple[int, ...], ...] | None = None
 
+    @property
+    def name(self) -> str:
+        return str(self.path)
+
+    def session(self, threads: int) -> Session:
+        return Session(self, threads)
+
+
+@dataclass(frozen=True, eq=False)
+class TorchModel:
+    """A torch module with the shapes and the element type (numpy's name) of its inputs."""
+
+    module: Any
+    shapes: tuple[tuple[int, ...], ...]
+    element_type: str
+
+    @property
+    def name(self) -> str:
+        return f"module {type(self.module).__name__}"
+
+    def session(self, threads: int) -> TorchSession:
+        return TorchSession(self)
+
+
+class TorchSession:
+    """A torch module that judges its own witnesses: it runs as it is, on its own device."""
+
+    def __init__(self, model: TorchModel) -> None:
+        self.model = model
+        self.shapes = list(model.shapes)
+        self.declared: list[Any] = [list(shape) for shape in model.shapes]
+        self.elements: list[np.dtype[Any]] = [np.dtype(model.element_type) for _ in model.shapes]
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many elements each input has."""
+        return [int(np.prod(shape, dtype=np.int64)) for shape in self.shapes]
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """Outputs, flat, at flat inputs; None where the module refuses them."""
+        import torch
+
+        found = next((p.device for p in self.model.module.parameters()), torch.device("cpu"))
+        tensors = [
+            torch.from_numpy(np.array(x, dtype=element).reshape(shape)).to(found)
+            for x, element, shape in zip(inputs, self.elements, self.shapes, strict=True)
+        ]
+        try:
+            with torch.no_grad():
+                outputs = torch.utils._pytree.tree_leaves(self.model.module(*tensors))
+        except Exception:  # noqa: BLE001 (whatever a module raises, this is no witness)
+            return None
+        return [y.detach().to("cpu").numpy().reshape(-1) for y in outputs]
+
 
 class Session:
     """One network, loaded at once. ``elements`` and ``shapes`` are its inputs', unknown dimensions read as 1.

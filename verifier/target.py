@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate.interrupt import check as check_cancelled
 from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.replay import Replay
 from provenn.verifier.result import Witness
@@ -85,6 +86,7 @@ class Target:
 
     @property
     def expired(self) -> bool:
+        check_cancelled()
         return time.monotonic() >= self.deadline
 
     @property

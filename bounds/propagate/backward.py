@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from provenn.bounds.propagate import interrupt
 from provenn.bounds.propagate.apart import apart
 from provenn.bounds.propagate.ball import BallBox
 from provenn.bounds.propagate.coefficients import (
@@ -399,6 +400,7 @@ def backward(
     Rows of single elements (``Elements``) keep to their windows where ``extents`` says so. ``reduction`` leaves out
     elements that contribute nothing; ``sieve`` drops rows whose sign is settled before the last step.
     """
+    interrupt.check()
     sweep = _Sweep(plan, lines, trace, error, extents or {}, reduction, sieve)
     if error is not None:
         error.reduction = reduction
