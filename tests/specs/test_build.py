@@ -20,7 +20,7 @@ POINTS = np.random.default_rng(3).integers(-3, 4, (300, 6)) / 2
 CONDITIONS: dict[str, tuple[Callable[[], Condition], Callable[[np.ndarray], object]]] = {
     "one comparison": (lambda: Y[0, 0] - Y[0, 1] <= 0.5, lambda y: y[0, 0] - y[0, 1] <= 0.5),
     "strict": (lambda: Y[0, 0] < Y[1, 2], lambda y: y[0, 0] < y[1, 2]),
-    "numbers on the left": (lambda: 1 >= 2 * Y[1, 0] + 0.5, lambda y: 1 >= 2 * y[1, 0] + 0.5),
+    "numbers on the left": (lambda: 1 - Y[0, 0] >= 2 * Y[1, 0] + 0.5, lambda y: 1 - y[0, 0] >= 2 * y[1, 0] + 0.5),
     "turned round": (lambda: 0.5 - Y[1, 1] > Y[0, 0] / 4, lambda y: 0.5 - y[1, 1] > y[0, 0] / 4),
     "a row against a number": (lambda: Y[0] >= -1, lambda y: (y[0] >= -1).all()),
     "one against all": (lambda: Y[0, 0] >= Y[1], lambda y: (y[0, 0] >= y[1]).all()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ QUICK = Options(timeout=20, threads=1)
 def dense(*sizes: int, seed: int = 0, kind: torch.dtype = torch.float32) -> nn.Sequential:
     torch.manual_seed(seed)
     layers: list[nn.Module] = []
-    for n, m in zip(sizes[:-1], sizes[1:], strict=True):
+    for n, m in pairwise(sizes):
         layers += [nn.Linear(n, m), nn.ReLU()]
     return nn.Sequential(*layers[:-1]).to(kind).requires_grad_(False)
 
