@@ -4,7 +4,8 @@
 
 Three small networks are trained on data that the script invents, and each gets a property that holds (`unsat`)
 and one that does not (`sat`). A `sat` property is written only after onnxruntime has violated it at a point
-found here; an `unsat` one keeps a distance from everything a search has reached. Takes about ten seconds.
+found here; an `unsat` one keeps a distance from everything a search has reached. `version2.py` adds properties in
+VNN-LIB 2. Takes about ten seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+from version2 import make_version2
 
 SEED = 20
 TIMEOUT = 60
@@ -58,6 +60,12 @@ def main() -> None:
         files = f"onnx/{example.network}.onnx,vnnlib/{example.name}.vnnlib"
         instances.append(f"{files},{TIMEOUT}")
         truth.append(f'{files},{example.result},"{example.comment}"')
+    for written in make_version2(folder):
+        (folder / "vnnlib" / f"{written.name}.vnnlib").write_text(f"; {written.comment}\n\n{written.text}")
+        network = f'"{written.network}"' if "," in written.network else written.network
+        files = f"{network},vnnlib/{written.name}.vnnlib"
+        instances.append(f"{files},{TIMEOUT}")
+        truth.append(f'{files},{written.result},"{written.comment}"')
     (folder / "instances.csv").write_text("\n".join(instances) + "\n")
     (folder / "truth.csv").write_text("\n".join(truth) + "\n")
 
