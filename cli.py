@@ -86,9 +86,12 @@ def _what(files: Sequence[str], assignments: Sequence[str]) -> tuple[Networks, s
         raise click.UsageError(f"{wrong}; expected NET.onnx PROPERTY.vnnlib or PROPERTY.vnnlib --network NAME=FILE")
     else:
         networks = arguments.named(files[0])
-    for path in networks.values() if isinstance(networks, Mapping) else [networks]:
-        _readable(os.fspath(path), "network")
-    return networks, _readable(files[-1], "property")
+    if isinstance(networks, Mapping):
+        found = {name: arguments.present(path) for name, path in networks.items()}
+        for path in found.values():
+            _readable(path, "network")
+        return found, _readable(files[-1], "property")
+    return _readable(os.fspath(networks), "network"), _readable(files[-1], "property")
 
 
 @commands.command(epilog=EPILOG)

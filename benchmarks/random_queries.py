@@ -15,16 +15,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "soundness"))
-from queries import Case, cases
+from of_tests import load
 
 from provenn.verifier import Options, Result, verify
 
 
-def judged(case: Case, result: Result) -> float:
+def judged(case: Any, result: Result) -> float:
     """The robustness of a result's witness, by brute force's own networks."""
     assert result.witness is not None
     x = np.split(result.witness.inputs.astype(np.float64), np.cumsum([n for _, n in case.inputs.values()])[:-1])
@@ -41,7 +40,7 @@ def main() -> int:
     counts: collections.Counter[str] = collections.Counter()
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        for case, truth in itertools.islice(cases(arguments.first), arguments.count):
+        for case, truth in itertools.islice(load("soundness/queries").cases(arguments.first), arguments.count):
             files, path = case.save(Path(folder))
             begun = time.monotonic()
             result = verify(files, path, Options(timeout=arguments.timeout, threads=1))

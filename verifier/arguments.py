@@ -52,3 +52,9 @@ def _once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
         if names.count(name) > 1:
             raise InputError(f"network {name!r} is given {names.count(name)} files; name it once")
     return dict(pairs)
+
+
+def present(path: PathLike) -> str:
+    """A file as it is named, or its packed form where only that exists."""
+    name = os.fspath(path)
+    return f"{name}.gz" if not os.path.exists(name) and os.path.exists(f"{name}.gz") else name

@@ -9,14 +9,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from provenn.errors import InputError
-from provenn.specs import Instance, ResultRow, append_result, read_instances, read_results, unfinished
+from provenn.specs import (
+    Instance,
+    ResultRow,
+    append_result,
+    read_instances,
+    read_results,
+    resolve,
+    unfinished,
+)
+from provenn.verifier.arguments import named
 from provenn.verifier.options import available_threads
 from provenn.verifier.report import ANSWERED, REFUSED, one_line
 from provenn.verifier.targets import check_target, make_folder
@@ -52,7 +61,7 @@ class Plan:
     def arguments(self, instance: Instance) -> list[str]:
         """The command of one instance."""
         threads = self.threads or max(1, available_threads() // self.jobs)
-        command = [*self.command, str(instance.network_path), str(instance.property_path)]
+        command = [*self.command, _network(instance), str(instance.property_path)]
         command += ["--timeout", repr(self.limit(instance)), "--device", self.device]
         command += ["--threads", str(threads), "--seed", str(self.seed)]
         if self.memory is not None:
@@ -192,10 +201,25 @@ def _run_one(
     return _row(instance, verdict, seconds), error
 
 
+def _several(network: str) -> dict[str, str]:
+    """Files by name where an instance lists several networks; a list that is none is left to ``verify``."""
+    with contextlib.suppress(InputError):
+        networks = named(network)
+        if isinstance(networks, Mapping):
+            return {name: os.fspath(path) for name, path in networks.items()}
+    return {}
+
+
+def _network(instance: Instance) -> str:
+    """What ``verify`` takes as the network: a file or a list of them."""
+    found = [(name, str(resolve(instance.folder / path))) for name, path in _several(instance.network).items()]
+    return repr(found) if found else str(instance.network_path)
+
+
 def stem(instance: Instance | ResultRow) -> str:
     """A file name, without its ending, for an instance, folders included: the same names repeat between folders."""
     parts = [instance.category]
-    for name in (instance.network, instance.property):
+    for name in ("_".join(_several(instance.network)) or instance.network, instance.property):
         inner = name.removesuffix(".gz").removesuffix(".onnx").removesuffix(".vnnlib")
         parts.append(inner.removeprefix("./").removeprefix("onnx/").removeprefix("vnnlib/").replace("/", "_"))
     return "__".join(parts)

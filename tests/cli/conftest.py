@@ -36,7 +36,11 @@ class Shell:
 
     def start(self, behaviour: str, *options: str, **pipes: object) -> subprocess.Popen[str]:
         """``provenn verify net.onnx prop.vnnlib OPTIONS`` with that behaviour, not waited for."""
-        command = [sys.executable, DRIVER, behaviour, "verify", "net.onnx", "prop.vnnlib", *options]
+        return self.popen([behaviour, "verify", "net.onnx", "prop.vnnlib", *options], **pipes)
+
+    def popen(self, arguments: list[str], **pipes: object) -> subprocess.Popen[str]:
+        """The command with a verifier that behaves as the first argument says, not waited for."""
+        command = [sys.executable, DRIVER, *arguments]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | pipes
         return subprocess.Popen(command, cwd=self.folder, text=True, env=environment(), **pipes)  # type: ignore
 
@@ -44,6 +48,13 @@ class Shell:
         """The same, waited for."""
         start = time.monotonic()
         process = self.start(behaviour, *options)
+        out, err = process.communicate(timeout=60)
+        return Done(out, err, process.returncode, time.monotonic() - start)
+
+    def drive(self, *arguments: str) -> Done:
+        """Any arguments with that behaviour, waited for."""
+        start = time.monotonic()
+        process = self.popen(list(arguments))
         out, err = process.communicate(timeout=60)
         return Done(out, err, process.returncode, time.monotonic() - start)
 
