@@ -7,7 +7,7 @@ import numpy as np
 from provenn.specs import _formula as formulas
 from provenn.specs._atoms import LOWER, UPPER
 from provenn.specs._literals import outward_upper
-from provenn.specs._query import ClauseBatch, Query
+from provenn.specs._query import ClauseBatch, Query, excluded
 
 
 def assemble(query: Query, first: int, count: int, box_entries: int) -> ClauseBatch:
@@ -90,7 +90,8 @@ def _fill(
     """(outward, witness) values [kept boxes, 2, inputs] (minus lower, upper), and each box's new number.
 
     The number is -1 for an empty box: one that is empty both exactly and with rounded literals (`nearest` and
-    `rounded` are monotone in the literal, so a contradiction of rounded literals is one of the exact ones).
+    `rounded` are monotone in the literal, so a contradiction of rounded literals is one of the exact ones), or a
+    literal that a strict bound excludes.
     """
     results = []
     empty = np.zeros(boxes, bool)
@@ -101,6 +102,10 @@ def _fill(
             np.any(-values[:, 0] > values[:, 1], axis=1, out=empty)
         else:
             results.append(values)
+    if query.excludes:
+        inner = np.repeat(np.stack(query._base_box(query._inner_key))[None], boxes, axis=0)
+        query._tighten(inner, owner, atom, query._inner_key)
+        empty |= excluded(results[0], inner).any(axis=1)
     outward, witness = results[0], results[1].astype(query.element_type)
     changed = np.ones(boxes, bool)
     changed[1:] = (outward[1:] != outward[:-1]).any(axis=(1, 2)) | (witness[1:] != witness[:-1]).any(
@@ -109,7 +114,8 @@ def _fill(
     leaders = np.flatnonzero(changed & ~empty)
     number = np.cumsum(changed & ~empty) - 1
     number = np.where(empty, -1, number)
-    # a box equal to the one before is empty exactly if that one is: rounded and outward agree on equality
+    # a box equal to the one before is empty exactly if that one is: rounded and outward agree on equality,
+    # and where a bound is strict the witness boxes differ
     return outward[leaders], witness[leaders], number
 
 

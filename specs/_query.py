@@ -219,6 +219,19 @@ class Query:
         position, key, value, atom = self._sides(atoms)
         return position, key, outward_upper(value, self.atoms.exact[atom], self._element)
 
+    def _inner_key(self, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As the outward key, one number less for bounds that exclude their exact literal; see `excluded`."""
+        position, key, value, atom = self._sides(atoms)
+        value = outward_upper(value, self.atoms.exact[atom], self._element)
+        inside = self.atoms.strict[atom] & self.atoms.exact[atom]
+        with np.errstate(over="ignore", under="ignore"):
+            return position, key, np.where(inside, np.nextafter(value, -np.inf), value)
+
+    @cached_property
+    def excludes(self) -> bool:
+        """Whether some bound of an input is strict."""
+        return bool((self.atoms.strict & self.atoms.is_input).any())
+
     def _rounded_key(self, atoms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         position, key, value, _ = self._sides(atoms)
         return position, key, to_element(value, self._element).astype(np.float64)
@@ -325,6 +338,15 @@ class Query:
 
     def _input_name(self, variable: int) -> str:
         return f"X_{variable}" if self.composition is None else self.composition.input_name(variable)
+
+
+def excluded(outward: np.ndarray, inner: np.ndarray) -> np.ndarray:
+    """bool [..., inputs]: whether a box is a single literal that one of its bounds excludes.
+
+    outward, inner: [..., 2, inputs] (minus lower, upper). Both readings of the literal agree on that: it is exact.
+    """
+    point = -outward[..., 0, :] == outward[..., 1, :]
+    return point & (-inner[..., 0, :] > inner[..., 1, :])
 
 
 def truth_in_type(query: Query, x: np.ndarray, y: np.ndarray) -> np.ndarray:

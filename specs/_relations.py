@@ -14,7 +14,7 @@ from provenn.specs._literals import outward_upper
 from provenn.specs._polynomial_comparisons import PolynomialComparisons, Row
 from provenn.specs._polynomials import Monomial
 from provenn.specs._programs import MULTIPLY, NUMBER, OUTPUT, Program, Step, run
-from provenn.specs._query import Query
+from provenn.specs._query import Query, excluded
 from provenn.specs._source import Source
 
 _ROUNDS, _WORK = 64, 100_000_000  # rounds at least, terms in all of them
@@ -28,9 +28,12 @@ def settle(query: Query, extra: PolynomialComparisons, source: Source) -> Query:
     asserted = len(query.atoms)
     query = replace(query, asserted=asserted, rounded=frozenset(a for pair in extra.equalities for a in pair))
     lower, upper = (np.array(end) for end in query.input_box)
-    crossed = np.flatnonzero(lower > upper)
-    if crossed.size:
-        return replace(query, contradiction=_contradiction(query, int(crossed[0])))
+    empty = lower > upper
+    if query.excludes:
+        low, high = query._hull(query._inner_key)
+        empty |= excluded(np.stack([-lower, upper]), np.stack([-low, high]))
+    if empty.any():
+        return replace(query, contradiction=_contradiction(query, int(np.argmax(empty))))
     relations = _Relations.of(query, extra)
     if len(relations.row):
         box = np.stack([lower, upper])
@@ -53,7 +56,7 @@ def settle(query: Query, extra: PolynomialComparisons, source: Source) -> Query:
 def _contradiction(query: Query, variable: int) -> str:
     if np.isin(variable, query.atoms.variable[query.base_inputs]):
         minus_lower, upper = query._base_box(query._nearest_key)
-        if -minus_lower[variable] > upper[variable]:
+        if -minus_lower[variable] >= upper[variable]:
             return query.contradictory(variable)[1].split(";")[0]
     return f"no clause leaves a value for {query._input_name(variable)}"
 

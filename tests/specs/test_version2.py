@@ -138,3 +138,23 @@ def test_an_input_without_bounds_is_named():
         parse_query(COPIES.replace("(== V[0,1] U[0,1])", "(<= V[0,1] U[0,1])").encode(), "p")
     with pytest.raises(PropertyError, match=r"p:5:3: input V\[0,1\] has no bounds"):
         parse_query(COPIES.replace("(== V[0,1] U[0,1])", "(>= 1.0 U[0,1])").encode(), "p")
+
+
+def test_bounds_that_exclude_their_literal_leave_nothing():
+    query = one("(assert (or (< X[0] -1.0) (and (== X[1] 0.5) (!= X[1] 0.5)) (<= Y[0,0] 0.0)))")
+    (batch,) = query.batches(10)
+    assert (batch.count, batch.offset.tolist()) == (4, [1])  # dropped: X[0] < -1 and >= -1; X[1] = 0.5 and < or > 0.5
+    decimals = one("(assert (and (<= X[0] 0.1) (or (> X[0] 0.1) (<= Y[0,0] 0.0))))")
+    assert [batch.dropped for batch in decimals.batches(10)] == [0]  # 0.1 may stand for two numbers
+    assert "X[0] has lower bound 1.0 and upper bound 1.0" in one("(assert (> X[0] 1.0))").contradiction
+    assert one("(assert (>= X[0] 1.0))").contradiction is None
+
+
+def test_contradictions_are_told_and_no_errors():
+    assert one("(assert (>= X[0] 1.5))").contradiction == (
+        "contradictory bounds: X[0] has lower bound 1.5 and upper bound 1.0"
+    )
+    assert one("(assert (>= (+ X[0] X[1]) 3.5))").contradiction == "the relations of inputs leave no value for X[0]"
+    assert one("(assert (or (< X[0] -2.0) (> X[0] 2.0)))").contradiction is None
+    either = one("(assert (or (and (>= X[0] 2.0) (<= X[0] 3.0)) (and (<= X[0] 4.0) (>= X[0] 3.5))))")
+    assert either.contradiction == "no clause leaves a value for X[0]"
