@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from provenn.bounds.graph._module import LOWERINGS
 from provenn.bounds.graph._onnx import HANDLERS
 from provenn.cli import commands
 
@@ -20,6 +22,7 @@ PAGES = [
     "docs/architecture.md",
     "docs/decisions.md",
     "docs/operators.md",
+    "docs/tutorial.md",
     "docs/report.md",
 ]
 
@@ -61,6 +64,17 @@ def test_help_works(command: str) -> None:
 
 
 def test_every_operator_that_is_imported_is_listed_once() -> None:
-    rows = [line for line in (ROOT / "docs/operators.md").read_text().splitlines() if line.startswith("| `")]
+    page, modules = (ROOT / "docs/operators.md").read_text().split("## Torch modules")
+    rows = [line for line in page.splitlines() if line.startswith("| `")]
     listed = [name for row in rows for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(listed) == sorted(HANDLERS)
+    lowered = re.findall(r"`(\w+)`", "\n".join(line for line in modules.splitlines() if line.startswith("`")))
+    assert sorted(lowered) == sorted(LOWERINGS)
+
+
+def test_the_code_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (code,) = re.findall(r"(?s)```python\n(.*?)```", (ROOT / "README.md").read_text())
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["result"].verdict in ("sat", "unsat") and names["bounds"].lower.shape == (1, 3)
