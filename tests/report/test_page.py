@@ -164,6 +164,27 @@ def test_the_course_asked_for_is_drawn(tmp_path: Path) -> None:
     assert "unsat after 3 s: the lowest bound goes from -0.25 to -0.25 at best; at most 3 domains are open" in course
 
 
+def test_two_tools_side_by_side(tmp_path: Path) -> None:
+    """Who solves what and in which time; a third tool that ran little is left out of the overview."""
+    ours = ("unsat,1", "unsat,2", "timeout,60", "unknown,4", "sat,5", "error,7", "timeout,9")
+    theirs = ("timeout,60", "unsat,30", "sat,40", "sat,50", "timeout,60", "sat,3", "unknown,3")
+    for name, answers in (("ours", ours), ("theirs", theirs), ("third", theirs[:2])):
+        lines = [f"f\a,n{number}.onnx,p.vnnlib,0,{answer}\n" for number, answer in enumerate(answers)]
+        (tmp_path / f"{name}.csv").write_text("".join(lines))
+    found = sources([str(tmp_path / f"{name}.csv") for name in ("ours", "theirs", "third")])
+    summary = write(found, None, (), str(tmp_path / "page.html"))
+    page = Seen((tmp_path / "page.html").read_text())
+    assert summary == "7 instances, 3 solved, no conflicts"
+    texts = {name: " ".join(text.split()) for name, text in page.texts.items()}
+    assert "f\ufffd 7 1 2 3 2 30" in texts["against-1"], "instances, both, only either, seconds of what both solve"
+    assert "only ours solves 2, only theirs 3, neither 1" in texts["scatter-1"]
+    assert "n0 p: theirs timeout 60 s, ours unsat 1 s" in (tmp_path / "page.html").read_text()
+    assert "third" not in texts["cactus"] and "ours: 3 solved of 7" in texts["cactus"]
+    assert "2 in common" in texts["against-2"]
+    assert "3 of them another tool solves" in texts["unsolved"] and "theirs : sat in 40 s" in texts["unsolved"]
+    assert "theirs : unknown" not in texts["unsolved"]
+
+
 def test_the_same_stem_twice(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
