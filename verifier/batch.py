@@ -201,8 +201,9 @@ def _run_one(
     return _row(instance, verdict, seconds), error
 
 
-def _several(network: str) -> dict[str, str]:
-    """Files by name where an instance lists several networks; a list that is none is left to ``verify``."""
+def several(network: str) -> dict[str, str]:
+    """Files by name where an instance lists several networks, empty where not; a list that is none is left to
+    ``verify``."""
     with contextlib.suppress(InputError):
         networks = named(network)
         if isinstance(networks, Mapping):
@@ -212,14 +213,14 @@ def _several(network: str) -> dict[str, str]:
 
 def _network(instance: Instance) -> str:
     """What ``verify`` takes as the network: a file or a list of them."""
-    found = [(name, str(resolve(instance.folder / path))) for name, path in _several(instance.network).items()]
+    found = [(name, str(resolve(instance.folder / path))) for name, path in several(instance.network).items()]
     return repr(found) if found else str(instance.network_path)
 
 
 def stem(instance: Instance | ResultRow) -> str:
     """A file name, without its ending, for an instance, folders included: the same names repeat between folders."""
     parts = [instance.category]
-    for name in ("_".join(_several(instance.network)) or instance.network, instance.property):
+    for name in ("_".join(several(instance.network)) or instance.network, instance.property):
         inner = name.removesuffix(".gz").removesuffix(".onnx").removesuffix(".vnnlib")
         parts.append(inner.removeprefix("./").removeprefix("onnx/").removeprefix("vnnlib/").replace("/", "_"))
     return "__".join(parts)

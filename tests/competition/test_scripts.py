@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from .organisers import Row, deploy, judge, run_category, score
+from .organisers import Row, deploy, files, judge, run_category, score
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "vnnlib_examples"
@@ -41,17 +41,20 @@ def test_a_category_is_run_and_scored(tmp_path: Path) -> None:
         tmp_path,
         "onnx/response.onnx,vnnlib/response_exceeded.vnnlib,60",
         "onnx/controller.onnx,vnnlib/controller_leaning.vnnlib,60.5",
+        "\"[('long','onnx/controller.onnx'),('short','onnx/controller_rounded.onnx')]\",vnnlib/controllers_close.vnnlib,60",
     )
     subprocess.run(["gzip", str(folder / "vnnlib" / "controller_leaning.vnnlib")], check=True)
     out = tmp_path / "out"
     out.mkdir()
     rows = run_category(scripts, folder, out)
-    assert [row.result for row in rows] == ["sat", "unsat"]
+    assert [row.result for row in rows] == ["sat", "unsat", "sat"]
     assert all(0 < row.run_time < 60 and row.prepare_time < 60 for row in rows)
-    assert judge(folder / rows[0].network, folder / rows[0].property, rows[0].witness) == "correct"
-    assert score({"provenn": rows}, folder) == {"provenn": 20}
+    for row in (rows[0], rows[2]):
+        assert judge(files(folder, row.network), folder / row.property, row.witness) == "correct"
+    assert score({"provenn": rows}, folder) == {"provenn": 30}
     with open(out / "results.csv") as file:
-        assert [line[0::4] for line in csv.reader(file)] == [["examples", "sat"], ["examples", "unsat"]]
+        assert [line[0::4] for line in csv.reader(file)] == [["examples", row.result] for row in rows]
+    assert (out / "long_short_controllers_close.counterexample").read_text().startswith("X float32 [1,4]\n")
     assert (out / "response_response_exceeded.counterexample").read_text().startswith("((X_0 ")
     assert sorted(path.name for path in scripts.parent.iterdir()) == [".venv", "vnncomp_scripts"], "nothing is left"
 
@@ -155,7 +158,7 @@ def test_the_organisers_notice_wrong_answers(tmp_path: Path) -> None:
     """The scoring itself: what is no witness, a witness by tolerance only, and an unsat that another refutes."""
     folder = benchmark(tmp_path, "")
     names = "onnx/response.onnx", "vnnlib/response_exceeded.vnnlib"
-    files = folder / names[0], folder / names[1]
+    given = files(folder, names[0]), folder / names[1]
     good = "((X_0 0.4981720447540283)\n (X_1 0.2554769515991211)\n (Y_0 0.65))"
     near = good.replace("0.4981720447540283", "0.50005")
     qualities = {
@@ -168,7 +171,7 @@ def test_the_organisers_notice_wrong_answers(tmp_path: Path) -> None:
         "": "malformed",
     }
     for witness, quality in qualities.items():
-        assert judge(*files, witness) == quality
+        assert judge(*given, witness) == quality
 
     def row(result: str, witness: str = "") -> list[Row]:
         return [Row("examples", *names, 0.0, result, 1.0, witness)]
@@ -176,3 +179,30 @@ def test_the_organisers_notice_wrong_answers(tmp_path: Path) -> None:
     tools = {"right": row("sat", good), "wrong": row("unsat"), "lies": row("sat", ""), "late": row("timeout")}
     assert score(tools, folder) == {"right": 10, "wrong": -150, "lies": -150, "late": 0}
     assert score({"one": row("unsat"), "two": row("sat", near)}, folder) == {"one": 10, "two": 10}
+
+
+def test_the_organisers_judge_tensors(tmp_path: Path) -> None:
+    """Witnesses of VNN-LIB 2: two evaluations of one network, an equation that holds by tolerance, strict forms."""
+    folder = benchmark(tmp_path, "")
+    given = files(folder, "onnx/response.onnx"), folder / "vnnlib" / "response_steep.vnnlib"
+    found = (
+        "U float32 [1,2]\n0.2153378427028656\n0.11092454940080643\nP float32 [1,1]\n0.24682661890983582\n"
+        "V float32 [1,2]\n0.31212663650512695\n0.11092454940080643\nQ float32 [1,1]\n0.38670414686203003\n"
+    )
+    assert judge(*given, found) == "correct"
+    number = found.splitlines()[7]  # V[0,1], which equals U[0,1]
+    near = found.replace(f"{number}\nQ", f"{float(number) + 5e-5}\nQ")
+    assert near != found and judge(*given, near) == "correct up to tolerance"
+    far = found.replace(f"{number}\nQ", f"{float(number) + 5e-4}\nQ")
+    assert judge(*given, far) == "property not violated"
+    for broken in (
+        found.replace("[1,2]", "[2]"),
+        found.replace("float32", "float64"),
+        found.replace(f"\n{number}\nP", f" {number}\nP"),
+        found + "1.0\n",
+        found[: found.index("Q float32")],
+        "((X_0 1.0))",
+        "",
+    ):
+        assert judge(*given, broken) == "malformed", broken
+    assert judge(*given, found.replace("0.", "0.x")) == "malformed"

@@ -6,6 +6,7 @@ import pytest
 
 from provenn.specs import ResultRow, Table
 from provenn.verifier.pages.comparison import compare
+from provenn.verifier.pages.tables import named, title
 
 
 def row(category: str, network: str, name: str, result: str = "unsat", seconds: float = 1.0) -> ResultRow:
@@ -33,6 +34,16 @@ OURS = ("acasxu", "onnx/N_1_1.onnx", "vnnlib/prop_3.vnnlib")
 def test_spellings(theirs: tuple[str, str, str], same: bool) -> None:
     comparison = compare([Table("a", [row(*OURS)]), Table("b", [row(*theirs)])])
     assert len(comparison.of(0, 1)) == same and len(comparison.instances) == 2 - same
+
+
+def test_lists_of_networks() -> None:
+    ours = row("mono", "[('f','onnx/a.onnx'),('g','onnx/b.onnx')]", "vnnlib/p.vnnlib")
+    same = row("mono", "[('f', 'mono/onnx/a.onnx.gz'), ('g', './onnx/b.onnx.gz')]", "p.vnnlib", "sat")
+    other = row("mono", "[('f','onnx/c.onnx'),('g','onnx/b.onnx')]", "vnnlib/p.vnnlib", "sat")
+    comparison = compare([Table("a", [ours]), Table("b", [same, other])])
+    assert len(comparison.instances) == 2 and [one.network for one in comparison.conflicts()] == [ours.network]
+    assert title(ours) == "mono a b p"
+    assert list(named(ours).itertext()) == ["mono", "f: onnx/a.onnx", "g: onnx/b.onnx", "vnnlib/p.vnnlib"]
 
 
 def test_the_same_names_in_several_folders() -> None:

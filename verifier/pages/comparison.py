@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from provenn.specs import ResultRow, Table
+from provenn.verifier.batch import several
 
 SOLVED = ("unsat", "sat")
 _FOLDERS = ("onnx", "vnnlib")
@@ -109,7 +110,10 @@ class _Known:
 
 
 def _parts(name: str, of: _Known) -> tuple[str, ...]:
-    """A path's parts without what only says where the family lies, the last one without its endings."""
+    """A path's parts without what only says where the family lies, the last one without its endings; of a list of
+    networks a single part."""
+    if networks := several(name):
+        return (" ".join(f"{network}={_parts(path, of)[-1]}" for network, path in networks.items()),)
     *folders, last = os.path.normpath(name.replace("\\", "/")).split("/")
     for ending in _ENDINGS:
         last = last.removesuffix(ending)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from provenn.specs import ResultRow
-from provenn.verifier.batch import VERDICTS
+from provenn.verifier.batch import VERDICTS, several
 from provenn.verifier.pages.axes import number
 from provenn.verifier.pages.comparison import SOLVED, Comparison, Instance
 from provenn.verifier.pages.markup import Child, Element, fill, tag
@@ -114,13 +114,15 @@ def conflicts(comparison: Comparison, found: Sequence[Instance]) -> Element:
 
 def named(one: ResultRow | Instance) -> Element:
     """Family, network and property, with places to break long names."""
-    network, name = (text.removesuffix(".gz") for text in (one.network, one.property))
-    return tag("div", tag("span", one.category, class_="family"), tag("div", network), tag("div", name), class_="name")
+    networks = [f"{name}: {path}" for name, path in several(one.network).items()] or [one.network]
+    lines = [tag("div", text.removesuffix(".gz")) for text in (*networks, one.property)]
+    return tag("div", tag("span", one.category, class_="family"), *lines, class_="name")
 
 
 def title(one: ResultRow | Instance) -> str:
     """The same in a line, short: without folders and endings."""
-    names = (text.replace("\\", "/").rpartition("/")[2] for text in (one.network, one.property))
+    paths = [*(several(one.network).values() or [one.network]), one.property]
+    names = (text.replace("\\", "/").rpartition("/")[2] for text in paths)
     short = [name.removesuffix(".gz").removesuffix(".onnx").removesuffix(".vnnlib") for name in names]
     return " ".join(filter(None, (one.category, *short)))
 
