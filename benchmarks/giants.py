@@ -1,35 +1,37 @@
-"""Time and peak memory of reading giant properties: a 120,000-clause disjunction and a 600,000-line box.
+"""Processor time and peak memory of reading giant properties: in VNN-LIB 1.0 a disjunction of 120,000 clauses and a
+box of 600,000 lines, in VNN-LIB 2 an audio and a video tensor of 1.27 million inputs, and two equal images of 100,000.
 
 Usage: python benchmarks/giants.py [--wide]
-Makes both (seeded) in a temporary folder, in the shape of the competition's largest files, and reads each in a
+Makes them (seeded) in a temporary folder, in the shape of the competition's largest files, and reads each in a
 process of its own. `--wide` adds a 100 MB disjunction of 11,080 clauses with 617 atoms each.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+AUDIO, VIDEO, COPIED = (1, 80, 800), (1, 3, 32, 112, 112), 100_000
 CLAUSES, PIXELS, WIDE_CLAUSES, WIDE_INPUTS = 120_000, 150_528, 11_080, 308
 
 READ = """
 import resource, sys, time
-begin = time.perf_counter()
 import numpy
-imported = time.perf_counter()
 from provenn.specs import read_query
+imported = time.process_time()
 query = read_query(sys.argv[1])
-read = time.perf_counter()
+read = time.process_time()
 clauses = rows = 0
 for batch in query.batches(4096):
     clauses += len(batch.clause_box)
     rows += len(batch.row_clause)
 query.input_box, query.fixed
-streamed = time.perf_counter()
+streamed = time.process_time()
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 print(f"read {read - imported:.2f} s, streamed {streamed - read:.2f} s, peak {peak:.2f} GB: "
       f"{query.input_count} inputs, {query.output_count} outputs, {clauses} clauses, {rows} rows")
@@ -74,10 +76,38 @@ def wide_property(path: Path, generator: random.Random) -> None:
         file.write("))\n")
 
 
+def video_property(path: Path, generator: random.Random) -> None:
+    """Two input tensors, a line per element."""
+    with path.open("w") as file:
+        shapes = ["[" + ",".join(map(str, shape)) + "]" for shape in (AUDIO, VIDEO)]
+        file.write("(vnnlib-version <2.0>)\n(declare-network f\n")
+        file.write(f"  (declare-input A float32 {shapes[0]})\n  (declare-input B float32 {shapes[1]})\n")
+        file.write("  (declare-output Y float32 [1,2]))\n")
+        for name, shape in (("A", AUDIO), ("B", VIDEO)):
+            for place in itertools.product(*map(range, shape)):
+                element, value = f"{name}[{','.join(map(str, place))}]", generator.uniform(-2, 2)
+                file.write(f"(assert (and (>= {element} {value:.9f}) (<= {element} {value + 0.01:.9f})))\n")
+        file.write("(assert (< Y[0,0] Y[0,1]))\n")
+
+
+def copied_property(path: Path, generator: random.Random) -> None:
+    """The same image in two networks."""
+    with path.open("w") as file:
+        file.write("(vnnlib-version <2.0>)\n")
+        for network, x, y in (("f", "X", "Y"), ("g", "U", "V")):
+            file.write(f"(declare-network {network} (declare-input {x} float32 [{COPIED}]) ")
+            file.write(f"(declare-output {y} float32 [10]))\n")
+        for k in range(COPIED):
+            value = generator.random()
+            file.write(f"(assert (and (>= X[{k}] {value:.6f}) (<= X[{k}] {value + 0.01:.6f}) (== U[{k}] X[{k}])))\n")
+        file.write("(assert (or (and (<= Y[0] 0.5) (>= V[0] 0.5)) (and (>= Y[0] 0.5) (<= V[0] 0.5))))\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wide", action="store_true", help="also the 100 MB disjunction")
     makers = [("120,000 clauses", index_property), ("600,000-line box", image_property)]
+    makers += [("VNN-LIB 2, 1.27 million inputs", video_property), ("VNN-LIB 2, equal images", copied_property)]
     if parser.parse_args().wide:
         makers.append(("6.8 million atoms", wide_property))
     with tempfile.TemporaryDirectory() as folder:

@@ -17,6 +17,7 @@ from provenn.specs._scan import Tokens
 _CHUNK = 1 << 17
 _ALLOWED = np.zeros(256, bool)
 _ALLOWED[[ord(c) for c in "0123456789+-.eE\0"]] = True
+_TENS, _FIVES = 10.0 ** np.arange(16), 5.0 ** np.arange(16)
 _WIDTH = 40  # longer literals are rare and go one by one
 
 
@@ -71,7 +72,13 @@ def _read_short(tokens: Tokens, which: np.ndarray, known: dict[bytes, bool]) -> 
     whole = ~scientific & (~dotted | (final == ord(".")))
     small = np.abs(value) < 2.0**53
     exact = whole & small
-    open_question = np.flatnonzero(~exact & (scientific | whole | (final == ord("5"))))
+    # with few digits that is a question about integers, whether 5^k divides m: f 10^k is less than 1/2 away from m
+    point = np.where(dotted, np.argmax(characters == ord("."), axis=1), last)
+    places = np.minimum(last - point, 15)
+    magnitude = np.where(small, np.abs(value), 0.0) * _TENS[places]
+    simple = ~scientific & dotted & small & (last - point <= 15) & (magnitude < 2.0**50)
+    exact |= simple & (np.rint(np.where(simple, magnitude, 1.0)) % _FIVES[places] == 0)
+    open_question = np.flatnonzero(~exact & ~simple & (scientific | whole | (final == ord("5"))))
     for position in open_question:
         key = text[position]
         answer = known.get(key)

@@ -10,6 +10,7 @@ import numpy as np
 
 from provenn.specs._atoms import LOWER, UPPER, Atoms, join
 from provenn.specs._composition import Equality
+from provenn.specs._formula import ragged
 from provenn.specs._literals import outward_upper
 from provenn.specs._polynomial_comparisons import PolynomialComparisons, Row
 from provenn.specs._polynomials import Monomial
@@ -261,12 +262,18 @@ def _equalities(query: Query, extra: PolynomialComparisons, magnitude: np.ndarra
     unfit = np.concatenate([[0], np.cumsum(unfit)])
     base = base[unfit[atoms.term_start[base]] == unfit[atoms.term_start[base + 1]]]
     found = []
-    for atom in base[atoms.side[base] == LOWER | UPPER].tolist():
-        terms = slice(atoms.term_start[atom], atoms.term_start[atom + 1])
-        variables, factors = passed[atoms.column[terms] - outputs].tolist(), atoms.coefficient[terms].tolist()
+    equal = base[atoms.side[base] == LOWER | UPPER]
+    owner, entry = ragged(atoms.term_start, equal)
+    stops = np.cumsum(np.bincount(owner, minlength=len(equal))).tolist()
+    columns = passed[atoms.column[entry] - outputs].tolist()
+    factors = [_fraction(factor) for factor in atoms.coefficient[entry].tolist()]
+    values = atoms.value[equal].tolist()
+    start = 0
+    for number, (atom, stop) in enumerate(zip(equal.tolist(), stops, strict=True)):
         row = extra.atoms[atom - extra.first] if atom >= extra.first else None
-        right = row.right if isinstance(row, Row) else Fraction(float(atoms.value[atom]))
-        found.append(_equality(variables, [_fraction(factor) for factor in factors], right, Fraction(0)))
+        right = row.right if isinstance(row, Row) else _fraction(values[number])
+        found.append(_equality(columns[start:stop], factors[start:stop], right, _fraction(0.0)))
+        start = stop
     asserted = set(query.base_rows.tolist()) if extra.equalities else set()
     for first, second in extra.equalities:
         row = extra.atoms[first - extra.first]

@@ -19,8 +19,6 @@ _SEGMENT = 1 << 24  # bytes looked at together: bounds the memory of the tempora
 _CLASS = np.full(256, WORD, np.uint8)
 _CLASS[[0, 9, 10, 11, 12, 13, 32]] = 0
 _BLANK = _CLASS == 0
-_INDEX = np.zeros(256, np.uint8)  # 2: a blank behind it spreads an index, 1: only one before it
-_INDEX[[ord("["), ord(","), ord("]")]] = 2, 2, 1
 _SIGN = np.zeros(256, bool)
 _SIGN[[ord(c) for c in "<>=!+*-"]] = True
 _CLASS[ord("(")], _CLASS[ord(")")] = OPEN, CLOSE
@@ -119,7 +117,7 @@ def plain_elements(data: bytes) -> bytes:
     if b";" in data or b'"' in data:
         data = _QUOTED_2.sub(_unquoted, data)
     text = np.frombuffer(data, np.uint8)
-    spread = _positions(text, lambda a, b: (_BLANK[a] & (_INDEX[b] > 0)) | ((_INDEX[a] == 2) & _BLANK[b]))
+    spread = _positions(text, _spread)
     if len(spread) > _FEW:
         return _SPREAD.sub(_closed_up, data)
     found = bytearray(data)
@@ -135,13 +133,28 @@ def plain_elements(data: bytes) -> bytes:
     return bytes(found)
 
 
-def _positions(text: np.ndarray, fits: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
-    """Where two neighbouring bytes fit, looked for in parts that stay in the cache."""
+def _positions(text: np.ndarray, find: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
+    """Where two neighbouring bytes are something to find, looked for in parts that stay in the cache."""
     parts = [np.zeros(0, np.int64)]
     for begin in range(0, max(0, len(text) - 1), _PART):
         part = text[begin : begin + _PART + 1]
-        parts.append(np.flatnonzero(fits(part[:-1], part[1:])) + begin)
+        parts.append(find(part[:-1], part[1:]) + begin)
     return np.concatenate(parts)
+
+
+def _spread(here: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """Where a blank stands before a bracket or comma of an index, or behind one that does not end it."""
+    close = ord("]")
+    before = np.flatnonzero((behind == ord("[")) | (behind == ord(",")) | (behind == close))
+    after = before + 1
+    after = after[(after < len(here)) & (behind[before] != close)]
+    return np.concatenate([before[_BLANK[here[before]]], after[_BLANK[behind[after]]]])
+
+
+def _touching(here: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """Where something touches the end of an index."""
+    ends = np.flatnonzero(here == ord("]"))
+    return ends[_CLASS[behind[ends]] == WORD]
 
 
 def _closed_up(found: re.Match[bytes]) -> bytes:
@@ -151,7 +164,7 @@ def _closed_up(found: re.Match[bytes]) -> bytes:
 def split_words(tokens: Tokens) -> Tokens:
     """The tokens with words that touch taken apart, as `<=X[0]` or `X[0]1.0`; numbers that touch names are not."""
     text = tokens.text
-    behind = _positions(text, lambda a, b: (a == ord("]")) & (_CLASS[b] == WORD))
+    behind = _positions(text, _touching)
     parts = [np.searchsorted(tokens.start, behind, side="right") - 1]
     for begin in range(0, len(tokens.kind), _PART):
         start, stop = tokens.start[begin : begin + _PART], tokens.stop[begin : begin + _PART]
