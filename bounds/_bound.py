@@ -209,8 +209,8 @@ def _prepared(network: Network, region: Regions, output: int | None) -> tuple[Pl
 
 def _example(module: Module, region: Region) -> Tensor:
     """A tensor of the region's shape, in the element type of the module's weights."""
-    types = [p.dtype for p in (*module.parameters(), *module.buffers()) if p.dtype.is_floating_point]
-    return torch.zeros(region.shape, dtype=types[0] if types else torch.get_default_dtype())
+    own = [p for p in (*module.parameters(), *module.buffers()) if p.dtype.is_floating_point]
+    return torch.zeros(region.shape, dtype=own[0].dtype, device=own[0].device) if own else torch.zeros(region.shape)
 
 
 def _moved(ends: Ends, made: Plan) -> Ends:

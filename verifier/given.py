@@ -143,9 +143,9 @@ def _graph_of(networks: Networks | Module | Graph, query: Query | None) -> Graph
         )
     import torch
 
-    kinds = [p.dtype for p in (*networks.parameters(), *networks.buffers()) if p.dtype.is_floating_point]
-    kind = kinds[0] if kinds else torch.get_default_dtype()
-    return read_module(networks, *(torch.zeros(shape, dtype=kind) for shape in query.input_shapes))
+    own = [p for p in (*networks.parameters(), *networks.buffers()) if p.dtype.is_floating_point]
+    like = own[0] if own else torch.zeros(())
+    return read_module(networks, *(torch.zeros(s, dtype=like.dtype, device=like.device) for s in query.input_shapes))
 
 
 def _element_type(graph: Graph) -> str:

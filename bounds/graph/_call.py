@@ -158,10 +158,17 @@ class Call:
                 for k, array in enumerate(parts[0])  # type: ignore[arg-type]
             ]
         shifted = 0 if fill is None else 1
-        # As numbers, which every operator takes; float64 holds each of them.
-        numbered = (positions(x.shape) + shifted).astype(np.float64)
+        # As numbers, which every operator takes; in the operand's type, which may decide where things go (upsampling).
+        own = np.dtype(x.scalar_type).kind == "f" and positions(x.shape).size < 2**24
+        numbered = (positions(x.shape) + shifted).astype(x.scalar_type if own else np.float64)
         tables = [table.astype(np.int64) - shifted for table in run(numbered)]
         return [self._taken(x, table, fill or 0.0) for table in tables]
+
+    def placed(self, numbers: dict[str, Any]) -> np.ndarray:
+        """What torch makes of arrays and numbers in the place of some arguments, the others being constant."""
+        given = {key: torch.from_numpy(one) if isinstance(one, np.ndarray) else one for key, one in numbers.items()}
+        others = {key: _as_tensor(value) for key, value in self.arguments.items() if key not in numbers}
+        return self._call({**others, **given})[0].numpy()
 
     def _taken(self, x: Operand, table: np.ndarray, fill: float) -> Operand:
         absent = table < 0

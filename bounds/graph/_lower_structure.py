@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from provenn.bounds.graph._builder import Operand, Value
@@ -100,14 +102,19 @@ def _filled_like(call: Call) -> Result:
 
 
 def _placed(call: Call) -> Result:
-    """The first operand with a part of its elements replaced by another's."""
-    x, part = call.operand("self"), call.operand("src")
+    """The first operand with a part of its elements replaced by another's: torch places the positions of both."""
+    name = "values" if "values" in call.arguments else "src" if "src" in call.arguments else "value"
+    rest = {key: value for key, value in call.arguments.items() if key not in ("self", name)}
+    if not all(is_constant(value) for value in rest.values()):
+        call.unsupported("where it puts elements depends on the network's input", "use constant indices")
+    if call["accumulate"] or call["reduce"]:
+        call.unsupported("it adds to what is there", "add a tensor of zeros and these elements")
+    x, part = call.operand("self"), call.operand(name)
     size = int(np.prod(x.shape, dtype=np.int64))
-    table = call._call({  # both as positions in what they are when joined
-        **call.arguments,
-        "self": _numbers(x, 0), "src": _numbers(part, size),
-    })[0]  # fmt: skip
-    taken = table.numpy().astype(np.int64)
+    numbers = {"self": _numbers(x, 0), name: _numbers(part, size)}
+    if not isinstance(call[name], Operand):
+        numbers[name] = float(size)
+    taken = call.placed(numbers).astype(np.int64)
     if isinstance(x, Value) or isinstance(part, Value):
         return call.builder.assemble([x, part], taken)
     joined = call.onnx("Concat", call.reshape(x, (-1,)), call.reshape(part, (-1,)), axis=0)
@@ -115,11 +122,14 @@ def _placed(call: Call) -> Result:
     return joined.mapped(lambda a: a[taken])
 
 
-def _numbers(x: Operand, first: int):  # type: ignore[no-untyped-def]
-    import torch
+def _copied(call: Call) -> Result:
+    """The second operand in the shape and type of the first."""
+    return call.onnx("Expand", call.operand("src"), _shape(call.results[0][0]))
 
+
+def _numbers(x: Operand, first: int) -> Any:
     count = int(np.prod(x.shape, dtype=np.int64))
-    return torch.arange(first, first + count, dtype=torch.float64).reshape(x.shape)
+    return np.arange(first, first + count, dtype=np.float64).reshape(x.shape)
 
 
 STRUCTURE: dict[str, Lowering] = {
@@ -130,7 +140,8 @@ STRUCTURE: dict[str, Lowering] = {
     **dict.fromkeys(("expand_as", "view_as", "reshape_as"), _like_other),
     **dict.fromkeys(("pad", "constant_pad_nd"), _padded),
     **dict.fromkeys(("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"), _filled_like),
-    **dict.fromkeys(("slice_scatter", "select_scatter"), _placed),
+    **dict.fromkeys(("slice_scatter", "select_scatter", "index_put", "scatter"), _placed),
+    "copy": _copied,
     "cat": _concatenated,
     "stack": _stacked,
     "index": _indexed,

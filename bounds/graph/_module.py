@@ -17,6 +17,7 @@ from torch import Tensor
 from provenn.bounds.graph._builder import Builder, Operand, Value, is_finite
 from provenn.bounds.graph._call import Call, Lowering, is_constant, type_name
 from provenn.bounds.graph._constants import Constant
+from provenn.bounds.graph._evaluate import evaluate
 from provenn.bounds.graph._fuse import settle_partial
 from provenn.bounds.graph._graph import Graph
 from provenn.bounds.graph._importers import MISFITS
@@ -29,6 +30,13 @@ from provenn.errors import InputError, ModelError, UnsupportedOperatorError
 LOWERINGS: dict[str, Lowering] = {**ELEMENTWISE, **STRUCTURE, **LAYERS}
 """By the name of an ATen operator, without its overload."""
 
+# Random inputs at which a graph is compared with its module, and how far apart their outputs may be.
+_POINTS, _TOLERANCE = 3, 1e-3
+# Operators whose result shares its elements with no other tensor.
+_FRESH = frozenset({
+    "conv1d", "conv2d", "conv3d", "linear", "batch_norm", "layer_norm", "group_norm", "add", "sub", "mul", "div", "cat",
+    "stack", "matmul", "mm", "bmm", "addmm",
+})  # fmt: skip
 _TYPES = {torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool}
 
 
@@ -55,7 +63,9 @@ def read_module(module: torch.nn.Module, *examples: Tensor) -> Graph:
                 f"read_module got example {place} of type {type_name(example.dtype)}, expected float32 or float64: "
                 "convert the module with module.float()"
             )
-    return _Reader(module, examples).read()
+    graph = _Reader(module, examples).read()
+    _compare(graph, module, examples)
+    return graph
 
 
 class _Reader:
@@ -175,6 +185,8 @@ class _Reader:
                 f"{self.source}: unsupported {title}: control flow has no graph; use torch.where, or a fixed number "
                 "of steps"
             )
+        if _changes(node):
+            raise ModelError(f"{self.source}: {title}: changes a tensor in place that others read; compute a new one")
         schema = node.target._schema
         arguments: dict[str, Any] = {}
         for place, argument in enumerate(schema.arguments):
@@ -236,6 +248,41 @@ class _Reader:
         return call.cast(found, kind)
 
 
+def _compare(graph: Graph, module: torch.nn.Module, examples: tuple[Tensor, ...]) -> None:
+    """Raise ModelError where the module computes something else than its graph at most of a few random inputs.
+
+    Export is not always faithful: it takes dropout's result in evaluation for a copy, for instance, which torch itself
+    does not make. Once in a while a jump between two roundings is no fault; at most inputs it would be.
+    """
+    generator = torch.Generator().manual_seed(0)
+    worst = []
+    for _ in range(_POINTS):
+        inputs = [
+            torch.randn(x.shape, generator=generator).to(x) if x.is_floating_point() else x.clone() for x in examples
+        ]
+        try:
+            with torch.no_grad():
+                theirs = torch.utils._pytree.tree_leaves(module(*[x.clone() for x in inputs]))
+        except Exception:  # noqa: BLE001 (a module may refuse what is drawn at random)
+            return
+        mine = evaluate(graph, [x.to("cpu", torch.float64).unsqueeze(0) for x in inputs])
+        worst.append(max(_apart(one[0], other) for one, other in zip(mine, theirs, strict=True)))
+    if sorted(worst)[_POINTS // 2] > _TOLERANCE:
+        raise ModelError(
+            f"module {type(module).__name__}: computes something else than what torch.export makes of it (outputs "
+            f"differ by {min(worst):.3g} of their size); change no tensor in place, or report it"
+        )
+
+
+def _apart(mine: Tensor, theirs: Tensor) -> float:
+    """The largest difference of finite elements, as a share of the largest element or of 1."""
+    theirs = theirs.detach().to("cpu", torch.float64)
+    finite = torch.isfinite(mine) & torch.isfinite(theirs)
+    if not bool(finite.any()):
+        return 0.0
+    return float((mine - theirs)[finite].abs().max() / (1 + theirs[finite].abs().max()))
+
+
 def _exported(module: torch.nn.Module, examples: tuple[Tensor, ...]) -> Any:
     if not hasattr(torch.export, "default_decompositions"):
         raise InputError(f"modules need torch 2.6 or newer, this is {torch.__version__}: export to ONNX instead")
@@ -262,7 +309,7 @@ def _functional(program: Any) -> Any:
 
     What has one is kept whole: a softplus is tighter than its parts.
     """
-    nodes = [node for node in program.graph.nodes if node.op == "call_function" and node.users]
+    nodes = [n for n in program.graph.nodes if n.op == "call_function" and (n.users or _mutates(n))]
     if all(_is_known(node) and not _changes(node) for node in nodes):
         return program
     with _quietly():
@@ -282,18 +329,26 @@ def _is_known(node: Any) -> bool:
     return made or node.target is operator.getitem or name in LOWERINGS or name.removesuffix("_") in LOWERINGS
 
 
+def _mutates(node: Any) -> bool:
+    """Whether a node writes into a tensor; a tensor that is detached in place keeps its elements."""
+    changes = isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return changes and _short(node.target) != "detach_"
+
+
 def _changes(node: Any) -> bool:
-    """Whether a node changes a tensor that something else may read: in place is harmless to what only it reads."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+    """Whether a node changes a tensor that something else may read.
+
+    It does not where that tensor was made by an operator that always makes a new one, and nothing else reads it.
+    """
+    if not _mutates(node):
         return False
-    changed = node.args[0]
-    made = isinstance(changed, torch.fx.Node) and changed.op == "call_function" and len(changed.users) == 1
-    if not made or not isinstance(changed.target, torch._ops.OpOverload):
+    written = [a for a in node.target._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    if len(written) != 1 or written[0] is not node.target._schema.arguments[0]:
         return True
-    # A view shares its elements with what it is a view of.
-    shares = any(result.alias_info is not None for result in changed.target._schema.returns)
-    maybe = _short(changed.target) in ("reshape", "contiguous", "flatten", "to", "unflatten", "type_as")
-    return maybe or (shares and (not changed.target._schema.is_mutable or _changes(changed)))
+    changed = node.args[0]
+    if not isinstance(changed, torch.fx.Node) or len(changed.users) != 1:
+        return True
+    return _changes(changed) if _mutates(changed) else _short(changed.target) not in _FRESH
 
 
 def _title(node: Any) -> str:

@@ -109,6 +109,8 @@ STRUCTURE: dict[str, Case] = {
     "window": lambda x: x.unfold(1, 2, 1).sum(-1),
     "types": lambda x: x.float().to(torch.float32).type_as(torch.zeros(1)),
     "scatter": lambda x: torch.slice_scatter(x, x[:, :2] * 3, 1, 2, 4) + torch.select_scatter(x, x[0] * 2, 0, 1),
+    "put": lambda x: aten.index_put(x, [None, INDEX], x[:, :2] * 5) + aten.copy(x, x[0]),
+    "scattered": lambda x: x.scatter(1, torch.tensor([[0], [2]]), x[:, 3:] * 2).scatter(1, torch.tensor([[1]]), 2.0),
     "embedding": lambda x: F.embedding((x > 0.5).long(), weight),
     "constant": lambda x: (torch.ones(2, 4, dtype=torch.float64) * 3).sqrt(),
 }  # fmt: skip
@@ -270,6 +272,86 @@ def test_in_place_on_what_others_read() -> None:
     compare(Several({"in place": case}), V)
 
 
+IN_PLACE: dict[str, Case] = {}
+
+
+def in_place(case: Case) -> Case:
+    IN_PLACE[case.__name__] = case
+    return case
+
+
+@in_place
+def result_unused(x: Tensor) -> Tensor:
+    y = x * 2
+    y.relu_()
+    return y + 1
+
+
+@in_place
+def view_of_a_view(x: Tensor) -> Tensor:
+    y = x * 2
+    y.t()[1:].abs_()
+    return y
+
+
+@in_place
+def chained(x: Tensor) -> Tensor:
+    return (x * 2).add_(1).relu_() + x
+
+
+@in_place
+def read_before(x: Tensor) -> Tensor:
+    y = x - 1
+    z = y.flatten()
+    F.relu(y, inplace=True)
+    return z.view(2, 4) + y
+
+
+@in_place
+def put_in_places(x: Tensor) -> Tensor:
+    y = x * 1
+    y[:, INDEX] = x[:, :2] * 5
+    y[0, [1, 3]] = 7.0
+    return y.scatter(1, torch.tensor([[0], [2]]), x[:, 3:] * 2).scatter(1, torch.tensor([[1]]), -2.0)
+
+
+@in_place
+def written_into(x: Tensor) -> Tensor:
+    y = torch.zeros(2, 4, dtype=x.dtype)
+    y[:, 1:3] = x[:, :2]
+    y[0] += 1
+    return y
+
+
+def test_in_place_operators_are_what_they_are_in_torch() -> None:
+    compare(Several(IN_PLACE), V, names=list(IN_PLACE))
+    for name, case in IN_PLACE.items():
+        if name in ("result_unused", "chained"):
+            compare(Several({name: case}), V)
+
+
+def test_what_export_gets_wrong_is_noticed() -> None:
+    """Dropout in evaluation returns its operand itself, which torch.export takes for a copy."""
+
+    def alias(x: Tensor) -> Tensor:
+        y = x * 2
+        F.dropout(y, 0.5, False).relu_()
+        return y + 1
+
+    with pytest.raises(ModelError, match="in place"):
+        read_module(Several({"alias": alias}), V)
+
+
+def test_an_input_that_is_changed_is_refused() -> None:
+    with pytest.raises(ModelError, match="whenever it runs"):
+        read_module(Several({"changed": lambda x: x.relu_() + 1}), V)
+
+
+def test_upsampling_goes_where_the_type_says() -> None:
+    x = torch.arange(49, dtype=torch.float32).view(1, 1, 7, 7) / 8
+    compare(Several({str(n): lambda x, n=n: F.interpolate(x, size=(n, n + 3)) for n in (10, 13, 21)}), x)  # type: ignore[misc]
+
+
 def test_decomposed_where_that_helps() -> None:
     """What has no lowering of its own is taken apart by torch; what has one stays whole."""
 
@@ -280,6 +362,22 @@ def test_decomposed_where_that_helps() -> None:
     compare(Cosine(), V)
     operators = [node.operator for node in read_module(Cosine(), V).nodes]
     assert "softplus" in operators
+
+
+def test_recurrent_and_attention_layers() -> None:
+    """Made of many operators, which torch takes apart."""
+
+    class Sequence(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(4)
+            self.recurrent = nn.GRU(3, 4, batch_first=True)
+            self.encoder = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.encoder(self.recurrent(x)[0])
+
+    compare(Sequence().double().eval(), torch.randn(1, 3, 3, dtype=torch.float64))
 
 
 class Holder(nn.Module):
