@@ -136,13 +136,15 @@ def test_a_page_of_thousands_of_rows_stays_short(made: tuple[str, Seen]) -> None
 def test_a_report_of_another_run_gives_no_reason(tmp_path: Path) -> None:
     (tmp_path / "r.csv").write_text("f,a.onnx,p.vnnlib,0,timeout,60\nf,b.onnx,p.vnnlib,0,error,1\n")
     for name, verdict in (("a", "unsat"), ("b", "unknown")):
-        report = {"verdict": verdict, "reason": f"reason of {name}", "statistics": {}}
+        options = {"timeout": 60.0, "device": "cpu", "threads": None, "memory": [], "seed": 7}
+        report = {"verdict": verdict, "reason": f"reason of {name}", "options": options, "versions": {"torch": "2.4"}}
         (tmp_path / f"f__{name}__p.json").write_text(json.dumps(report))
     output = tmp_path / "r.html"
     summary = write(sources([str(tmp_path / "r.csv")]), str(tmp_path), (), str(output))
     text = output.read_text()
     assert summary == "2 instances, 0 solved, no conflicts"
     assert "reason of b" in text and "reason of a" not in text and "1 JSON reports are of another run" in text
+    assert "1 of 1 JSON reports that were read: 60.0 s, device cpu, [] GB, seed 7, torch 2.4." in text
 
 
 def test_the_course_asked_for_is_drawn(tmp_path: Path) -> None:

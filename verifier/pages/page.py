@@ -23,6 +23,8 @@ UNSOLVED, OPENED = 40, 80
 """Unsolved instances of a family that are listed, and in how many all lists are open from the start."""
 CONFLICTS = 50
 """Conflicts that are listed."""
+SETTINGS = 5
+"""Ways in which instances were run that the notes tell."""
 COURSES = 6
 """Instances whose course is drawn where none is asked for."""
 MOST_COURSES = 100
@@ -245,6 +247,9 @@ def _notes(comparison: Comparison, reports: Reports) -> Element:
             items.append(f"{table.name}: {alone} of its instances are not in {comparison.tables[0].name}.")
     if reports.stale:
         items.append(f"{reports.stale} JSON reports are of another run than the row, and were not used.")
+    for setting, count in reports.settings.most_common(SETTINGS):
+        if setting:
+            items.append(f"{count} of {sum(reports.settings.values())} JSON reports that were read: {setting}.")
     items.append("Solved means unsat (no input violates the property) or sat (an input that does is known).")
     items.append("Times are seconds of whole processes, as the files give them.")
     return _section("notes", "Notes", tag("ul", *(tag("li", item) for item in items)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from provenn.specs import ResultRow, read_bytes
 from provenn.verifier.batch import stem
 from provenn.verifier.history import COLUMNS
 
+OPTIONS = {"timeout": "{} s", "device": "device {}", "threads": "{} threads", "memory": "{} GB", "seed": "seed {}"}
+VERSIONS = ("provenn", "torch", "onnxruntime", "platform")
 MOST_OPEN = 10**15
 """More open domains than any run has."""
 
@@ -38,7 +41,8 @@ class Report:
 
 
 class Reports:
-    """The reports in a folder, read when asked for. ``stale`` counts those of another run than the row's."""
+    """The reports in a folder, read when asked for. ``stale`` counts those of another run than the row's, ``settings``
+    those with the same options and versions."""
 
     def __init__(self, folder: str | None) -> None:
         if folder is not None and not os.path.isdir(folder):
@@ -46,6 +50,7 @@ class Reports:
         self._folder = folder
         self._read: dict[str, Report | None] = {}
         self.stale = 0
+        self.settings: Counter[str] = Counter()
 
     def of(self, row: ResultRow) -> Report | None:
         """The report of a row, None where the folder has none. Raises InputError for a file that is no report."""
@@ -71,7 +76,19 @@ class Reports:
         if row.result != content.get("verdict") and row.result != "error":
             self.stale += 1
             return None
+        self.settings[_setting(content)] += 1
         return report
+
+
+def _setting(content: Mapping[str, Any]) -> str:
+    """What a run was told and what it was run by, in words."""
+    options, versions = (content.get(key) for key in ("options", "versions"))
+    parts = []
+    if isinstance(options, dict):
+        parts += [text.format(options[name]) for name, text in OPTIONS.items() if options.get(name) is not None]
+    if isinstance(versions, dict):
+        parts += [f"{name} {versions[name]}" for name in VERSIONS if name in versions]
+    return ", ".join(part[:100] for part in parts)
 
 
 def _report(content: Any, path: Path) -> Report:
