@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 """The repository, which is also the source of the package ``provenn``."""
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # there are as many of them as cores; read when torch is imported
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+COPIES: list[str] = []
+"""What the workers of this run have found."""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -58,7 +66,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run if any module of the package was imported twice."""
-    if copies := second_copies():
+    """Fail the run if any module of the package was imported twice, here or by a worker."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["copies"] = second_copies()
+    elif copies := second_copies() + COPIES:
         print("\nmodules of provenn were imported under a second name:", *copies, sep="\n  ")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take over what a worker of pytest-xdist has found."""
+    COPIES.extend(getattr(node, "workeroutput", {}).get("copies", []))
