@@ -50,6 +50,8 @@ TURN = 1.0
 HOPELESS = 64
 # Upper bounds that are as good as 0: roots of what is only just no subnormal number.
 NOTHING = 1e-150
+# Rows up to which a Jacobian over an infinite box has backward bounds.
+FEW = 1024
 # Random moves around the minimisers of a round.
 TRIED = 256
 
@@ -181,6 +183,7 @@ class _Task:
 
     def run(self) -> LipschitzResult:
         self.gradients.climb(ROUNDS, self.begun + CLIMB_SHARE * self.timeout)
+        self._tell(0, None)
         if not finite(*self.box):
             return self._everywhere()
         self.parts = [_Part(self, *made) for made in self._graphs()]
@@ -202,13 +205,11 @@ class _Task:
         return max(part.upper for part in self.parts)
 
     def tell(self) -> None:
-        self.progress(
-            f"at least {self.gradients.lower:.6g}",
-            domains=sum(part.maximum.domains for part in self.parts),
-            bound=self.upper,
-            lower=self.gradients.lower,
-            point=self.gradients.point,
-        )
+        self._tell(sum(part.maximum.domains for part in self.parts), self.upper)
+
+    def _tell(self, domains: int, upper: float | None) -> None:
+        lower, point = self.gradients.lower, self.gradients.point
+        self.progress(f"at least {lower:.6g}", domains=domains, bound=upper, lower=lower, point=point)
 
     def _result(self, upper: float) -> LipschitzResult:
         domains = sum(part.maximum.domains for part in self.parts)
@@ -244,7 +245,11 @@ class _Task:
     def _everywhere(self) -> LipschitzResult:
         """Over an infinite box intervals and multipliers alone are finite; the rest of the time is for points."""
         made = norm_graph(self.graph, self.norm, self.output)
-        bound = float(norm_bounds(made, *self.box, steps=0))
+        ends = interval_boxes(Plan(made.graph), input_boxes(made.graph, *self.box))[made.graph.outputs[0]]
+        bound = float(made.upper(made.within(ends)))
+        self._tell(0, bound)
+        if made.outputs <= FEW:
+            bound = min(bound, float(norm_bounds(made, *self.box, steps=0)))
         boxes = interval_boxes(Plan(self.graph), input_boxes(self.graph, *self.box))
         bound = min(bound, multiplier_bound(self.graph, boxes, self.norm, self.output, until=self.deadline))
         if not math.isfinite(bound):
@@ -252,8 +257,7 @@ class _Task:
         for number in range(1, RESTARTS + 1):
             if bound <= self.limit or time.monotonic() > self.deadline:
                 break
-            lower = self.gradients.lower
-            self.progress(f"at least {lower:.6g}", domains=0, bound=bound, lower=lower, point=self.gradients.point)
+            self._tell(0, bound)
             if self.gradients.anneals and number % CLIMBS:
                 self.gradients.anneal(COOLING, self.deadline)
             else:

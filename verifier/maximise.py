@@ -13,7 +13,7 @@ from provenn.bounds.ops._operator import Univariate
 from provenn.verifier.halved import Halved
 from provenn.verifier.problem import Clauses, Problem
 from provenn.verifier.renewed import Guide, Measure, Renewed, Row, not_less
-from provenn.verifier.root import root_facts
+from provenn.verifier.root import outputs_bound, root_facts
 from provenn.verifier.search import Search
 
 # Steps of slopes at the root and in the tree, domains of a round, how many of them at least.
@@ -54,6 +54,10 @@ class Maximum:
         nothing = torch.full((count, 1), -torch.inf, dtype=torch.float64, device=problem.device)
         found = quantity.measure(nothing, box, torch.arange(count, device=problem.device))  # type: ignore[arg-type]
         self.known = float(not_less(found).max())
+        if quantity.guide is None and self.known > 0 and time.monotonic() < deadline:
+            bounds = outputs_bound(problem, self.facts, self._clauses(), steps=0, deadline=deadline)[1]
+            found = quantity.measure(bounds[:, None], box, torch.arange(count, device=problem.device))  # type: ignore[arg-type]
+            self.known = min(self.known, float(not_less(found).max()))
         self.searches: list[Search] = []
         self.bounders: list[Renewed | Halved] = []
         self._makers = self._ways()

@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from provenn.bounds.graph._graph import Graph, Node
+from provenn.bounds.graph.opposite import opposite
 
 LATTICE = frozenset({"max", "min", "window_max"})
 JUMPING = frozenset({"sign", "floor", "ceil", "round"})
@@ -40,19 +41,22 @@ def _width(node: Node) -> int:
 def lattice(graph: Graph, limit: int = COMPARISONS) -> Graph:
     """The graph with max, min and window_max (windows of up to 16) as trees of sub, relu and add.
 
-    Returned unchanged where there are none; maxima stay where they would take more than ``limit`` comparisons.
+    Maxima stay where they would take more than ``limit`` comparisons. ReLUs of opposite operands are one. Returned
+    unchanged where there is nothing to do.
     """
     count = comparisons(graph)
     shared = _shared_jumps(graph)
     if not shared and not 0 < count <= limit:
-        return graph
+        return opposite(graph)
     rewrite = _Rewrite(graph, shared, count <= limit)
     position = [rewrite.node(node) for node in graph.nodes]
-    return replace(
-        graph,
-        nodes=tuple(rewrite.nodes),
-        inputs=tuple(position[i] for i in graph.inputs),
-        outputs=tuple(position[i] for i in graph.outputs),
+    return opposite(
+        replace(
+            graph,
+            nodes=tuple(rewrite.nodes),
+            inputs=tuple(position[i] for i in graph.inputs),
+            outputs=tuple(position[i] for i in graph.outputs),
+        )
     )
 
 

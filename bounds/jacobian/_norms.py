@@ -19,15 +19,16 @@ from provenn.bounds.graph._builder import Builder, Value
 from provenn.bounds.graph._graph import Graph
 from provenn.bounds.jacobian._sweep import Positions, jacobian, tidied
 from provenn.bounds.propagate.alpha import Slopes
-from provenn.bounds.propagate.backward import backward
 from provenn.bounds.propagate.intermediate import Batch, Boxes
 from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
-from provenn.bounds.propagate.rounding import Magnitudes, RoundingError, gamma
+from provenn.bounds.propagate.rounding import Magnitudes, gamma
 from provenn.errors import InputError
 
 NORMS = ("1", "2", "inf")
 LARGEST, ROOT, MATRIX = "largest", "root", "matrix"
+# Entries of a matrix up to which each has bounds of its own, besides the sums.
+MOST_ENTRIES = 1024
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,17 @@ class NormGraph:
         return slice(self.outputs - count, self.outputs)
 
     def rows(self) -> Tensor:
-        """Rows ``[n, outputs]`` whose lower bounds ``upper`` wants: minus every output, then plus every entry."""
+        """Rows ``[n, outputs]`` whose lower bounds ``upper`` wants: minus every output, then plus every entry; of a
+        matrix of many entries the first ones only, minus sums."""
+        if self.entries.stop - self.entries.start > MOST_ENTRIES:
+            return -torch.eye(self.entries.start, self.outputs, dtype=torch.float64)
         eye = torch.eye(self.outputs, dtype=torch.float64)
         return torch.cat([-eye, eye[self.entries]])
+
+    def within(self, box: Box) -> Tensor:
+        """What a box of the outputs says of all rows ``[domains, n]``."""
+        low, high = (end.flatten(1) for end in box)
+        return torch.cat([-high, low[:, self.entries]], 1)
 
     def upper(self, bounds: Tensor) -> Tensor:
         """The norm is at most this ``[domains]`` where the ``rows`` are at least ``bounds [domains, n]`` (float64).
@@ -216,9 +225,9 @@ def norm_bounds(
         interval_boxes(exact, inputs, tighten=tighten, until=target, into=batch.boxes)
         rows = made.rows().view(1, -1, *exact.shape(target))
         found = slopes.rows(target, rows)[0].expand(domains, -1)
-        stop = {target: batch.boxes[target]}
-        by_box = backward(exact, target, rows, {}, inputs, error=RoundingError(exact, magnitudes), stop=stop)
-        return made.upper(torch.fmax(found, by_box.expand(domains, -1)))
+        bounds = made.within(batch.boxes[target]).expand(domains, -1).clone()
+        bounds[:, : found.shape[1]] = torch.fmax(bounds[:, : found.shape[1]], found)
+        return made.upper(bounds)
 
 
 def input_boxes(graph: Graph, lower: np.ndarray | Tensor, upper: np.ndarray | Tensor) -> dict[int, Box]:
