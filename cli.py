@@ -23,6 +23,11 @@ Exit codes: 0 a verdict (unsat, sat, unknown or timeout) is on standard output; 
 be written, or the device is not there; 2 wrong usage; 3 the verifier itself failed ("unknown" is printed);
 130 interrupted, 143 terminated. Errors are one line on standard error.
 """
+ANSWERS = """
+Exit codes: 0 the answer is on standard output; 1 a file is at fault or cannot be written, or no answer exists for this
+network and region; 2 wrong usage; 3 provenn itself failed; 130 interrupted, 143 terminated. Errors are one line on
+standard error.
+"""
 
 
 def _existing(_context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -212,11 +217,12 @@ def _region(command: Callable[..., None]) -> Callable[..., None]:
         (
             click.argument("network", metavar="NET.onnx", callback=_existing),
             click.option("--region", "property_path", metavar="PROPERTY.vnnlib", callback=_existing_if_given,
-                         help="A property, whose input box is taken."),
+                         help="A property: the box around all inputs it speaks of is taken."),
             click.option("--center", "center_path", metavar="FILE", callback=_existing_if_given,
-                         help="A text file of as many numbers as the network has inputs."),
+                         help="As many numbers as the network has inputs: text, between them spaces, commas or "
+                              "lines (# begins a comment), or an array saved by numpy (.npy)."),
             click.option("--radius", type=float, metavar="EPS",
-                         help="Half the width of the cube around the centre; inf: the whole space."),
+                         help="Half the width of the cube around the centre (lipschitz: inf is the whole space)."),
             click.option("--timeout", type=float, default=60.0, show_default=True,
                          help="Seconds for the whole process."),
             click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
@@ -231,7 +237,7 @@ def _region(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@commands.command(epilog=EPILOG)
+@commands.command(epilog=ANSWERS)
 @_region
 @click.option("--norm", type=click.Choice(["1", "2", "inf"]), default="2", show_default=True, help="Of the Jacobian.")
 @click.option("--output", type=click.IntRange(min=0), metavar="J", help="Of this row of the Jacobian alone.")
@@ -243,11 +249,11 @@ def lipschitz(norm: str, output: int | None, tolerance: float, **given: Any) -> 
     is too short the gap is larger.
     """
     if not 0 <= tolerance < float("inf"):
-        raise click.UsageError(f"got --tolerance={tolerance!r}, expected a number of at least 0")
+        raise click.UsageError(f"got --tolerance={tolerance!r}, expected a finite number of at least 0")
     _ask("lipschitz", norm=norm, output=output, tolerance=tolerance, **given)
 
 
-@commands.command(epilog=EPILOG)
+@commands.command(epilog=ANSWERS)
 @_region
 @click.option("--input", type=click.IntRange(min=0), required=True, metavar="I", help="The input that grows.")
 @click.option("--output", type=click.IntRange(min=0), required=True, metavar="J", help="The output that follows.")
@@ -267,12 +273,16 @@ def _ask(
     """Answer a question about derivatives in a process of its own, print it and end."""
     from provenn.verifier import answers, report, targets, watchdog
 
-    if (property_path is None) == (center_path is None):
-        raise click.UsageError("got neither or both of --region and --center, expected one of them")
     if (center_path is None) != (radius is None):
         raise click.UsageError("--center and --radius go together: give both or neither")
+    if property_path is None and center_path is None:
+        raise click.UsageError("got no region; give --region PROPERTY.vnnlib, or --center FILE and --radius EPS")
+    if property_path is not None and center_path is not None:
+        raise click.UsageError("got both --region and --center; give one of them")
     if radius is not None and not radius >= 0:
         raise click.UsageError(f"got --radius={radius!r}, expected a number of at least 0")
+    if radius == float("inf") and command == "monotone":
+        raise click.UsageError("got --radius=inf, expected a finite number: monotone needs a finite box")
     if not 0 < timeout < float("inf"):
         raise click.UsageError(f"got --timeout={timeout!r}, expected a positive number of seconds")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from provenn.bounds.graph import read_onnx
+from provenn.errors import ProvennError
 from provenn.verifier import LipschitzResult, local_lipschitz
 
 
@@ -38,8 +39,8 @@ def draw(radii: list[float], found: list[LipschitzResult], norm: str, picture: P
     figure = Figure(figsize=(5, 3.5), layout="constrained")
     axes = figure.subplots()
     axes.fill_between(radii, lower, upper, alpha=0.3, label="the constant is in here")
-    axes.plot(radii, lower, "o-", label="attained")
     axes.plot(radii, upper, "s-", label="proven")
+    axes.plot(radii, lower, "o--", label="attained")
     axes.set(xscale="log", xlabel="radius of the cube", ylabel=f"local Lipschitz constant, norm {norm}")
     axes.legend()
     figure.savefig(picture)
@@ -55,7 +56,14 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=20.0, help="seconds for each radius (20)")
     given = parser.parse_args()
     radii = sorted(given.radii)
-    draw(radii, constants(given.network, radii, given.norm, given.timeout, given.centre), given.norm, given.picture)
+    if not 0 < radii[0] <= radii[-1] < float("inf"):
+        parser.error("--radii: expected finite positive numbers")
+    try:
+        given.picture.touch()
+        found = constants(given.network, radii, given.norm, given.timeout, given.centre)
+        draw(radii, found, given.norm, given.picture)
+    except (ProvennError, OSError, ValueError, ImportError) as error:  # ValueError: a format unknown to matplotlib
+        parser.exit(1, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -103,14 +103,16 @@ def conclude(outcome: Outcome, question: Question, seconds: float) -> Answer:
         code, error = FAILED, message.get("failure") or f"the verifier {outcome.detail}"
     if outcome.ending != "answer" or "failure" in message:
         domains, upper = reached.get("domains") or 0, reached.get("bound")
+        reason = error or f"the time limit of {question.timeout:g} s was reached"
         if question.command == "monotone":
-            reason = error or f"the time limit of {question.timeout:g} s was reached"
             message = {"verdict": "unknown", "reason": reason, "inputs": None, "outputs": None, "bound": upper}
         else:
             bounds = {"lower": reached.get("lower", 0.0), "upper": "inf" if upper is None else upper}
-            message = {**bounds, "point": reached.get("point"), "norm": question.norm}
-        message |= {"seconds": round(seconds, 3), "domains": domains}
-    message |= {"network": question.network}
+            message = {**bounds, "point": reached.get("point"), "norm": question.norm, "reason": reason}
+        message |= {"domains": domains}
+    names = ("output", "timeout", *(("input", "direction") if question.command == "monotone" else ("tolerance",)))
+    message |= {"seconds": round(seconds, 3), "network": question.network}
+    message |= {name: getattr(question, name) for name in names}
     if question.command == "monotone":
         lines = [message["verdict"]]
         if message["inputs"] is not None:
@@ -118,7 +120,7 @@ def conclude(outcome: Outcome, question: Question, seconds: float) -> Answer:
         text, summary = "\n".join(lines) + "\n", f"{lines[0]} in {seconds:.2f} s: {one_line(message['reason'])}"
     else:
         text = f"lower {message['lower']!s}\nupper {message['upper']!s}\n"
-        summary = f"norm {message['norm']} in {seconds:.2f} s, {message['domains']} domains"
+        summary = f"norm {message['norm']} in {seconds:.2f} s, {message['domains']} domains: {message['reason']}"
     return Answer(text, error, code, summary, report=message)
 
 

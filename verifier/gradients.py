@@ -35,7 +35,7 @@ SCALES = (0.5, 0.2, 0.1, 0.03, 0.01, 0.003)
 
 def matrix_norm(matrices: Tensor, norm: str) -> Tensor:
     """Induced norms ``[n]`` of matrices ``[n, rows, columns]``."""
-    if norm == "2":
+    if norm == "2" and matrices[0].numel() > 1:
         return torch.linalg.matrix_norm(matrices, 2)
     return matrices.abs().sum(2 if norm == "inf" else 1).amax(1)
 
@@ -43,7 +43,7 @@ def matrix_norm(matrices: Tensor, norm: str) -> Tensor:
 def least_norm(lower: Tensor, upper: Tensor, norm: str) -> Tensor:
     """A lower bound ``[n]`` of the norms of all matrices between two ``[n, rows, columns]`` (float64)."""
     size = torch.maximum(torch.maximum(lower, -upper), torch.zeros_like(lower))
-    if norm != "2":
+    if norm != "2" or size[0].numel() == 1:
         sums = size.sum(2 if norm == "inf" else 1).amax(1)
         return torch.nan_to_num(sums * (1 - 1e-15 * (size[0].numel() + 8)), nan=0.0, posinf=0.0)
     known = torch.isfinite(lower).flatten(1).all(1) & torch.isfinite(upper).flatten(1).all(1)
@@ -234,6 +234,15 @@ def widened(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """A box with the closed one in its inside: there kinks on the boundary have both sides."""
     infinity = torch.full_like(lower, torch.inf)
     return torch.nextafter(lower, -infinity), torch.nextafter(upper, infinity)
+
+
+def with_inside(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """A box with inputs of one value made wider, so that almost all of its points have a neighbourhood in it.
+
+    Elsewhere a kink on the boundary has the side that lies in the box alone.
+    """
+    alone = lower == upper
+    return tuple(torch.where(alone, wide, end) for wide, end in zip(widened(lower, upper), (lower, upper), strict=True))  # type: ignore[return-value]
 
 
 def finite(lower: Tensor, upper: Tensor) -> bool:

@@ -27,7 +27,7 @@ from provenn.bounds.propagate.interval import Box, interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.errors import InputError, UnsupportedOperatorError
 from provenn.verifier.device import chosen_device
-from provenn.verifier.gradients import Gradients, finite, widened
+from provenn.verifier.gradients import Gradients, finite, with_inside
 from provenn.verifier.maximise import Maximum, Quantity
 from provenn.verifier.problem import Problem
 from provenn.verifier.root import root_facts
@@ -60,7 +60,7 @@ TRIED = 256
 class LipschitzResult:
     """``lower <= constant <= upper``; ``lower`` is the norm at ``point`` ``[inputs]`` or beside it.
 
-    ``seconds`` is the time taken, ``domains`` how many boxes were bounded.
+    ``seconds`` is the time taken, ``domains`` how many boxes were bounded, ``reason`` why it ended there.
     """
 
     lower: float
@@ -69,6 +69,7 @@ class LipschitzResult:
     norm: str
     seconds: float
     domains: int
+    reason: str = ""
 
 
 def local_lipschitz(
@@ -88,8 +89,9 @@ def local_lipschitz(
 
     ``network`` is a path or a graph of one input and one output; ``lower`` and ``upper`` ``[inputs]`` (or one number
     for all) may be infinite: then there is no tree. ``output`` is a flat position from 0. The constant is the largest
-    norm at points of the box, or beside it, at which the network is differentiable: a kink on the boundary counts with
-    both sides. Ends when ``upper <= (1 + tolerance) lower`` or after ``timeout`` seconds; both hold either way.
+    norm at points of the box at which the network is differentiable, the least L with ``|f(x) - f(y)| <= L |x - y|``
+    there: a kink on the boundary counts with the side in the box, but with both where the input has one value.
+    Ends when ``upper <= (1 + tolerance) lower`` or after ``timeout`` seconds; both hold either way.
     ``seed`` is that of the sampled points, which stay on the CPU; boxes are bounded on ``device`` (``auto``, ``cpu`` or
     ``cuda``); ``progress(stage, domains=n, bound=upper, lower=lower, point=point)`` is
     told where it is. Raises InputError for a wrong call, UnsupportedOperatorError, which names the operator, where the
@@ -166,7 +168,7 @@ class _Task:
         self.deadline = self.begun + timeout
         self.tolerance, self.progress = tolerance, progress or (lambda stage, **numbers: None)
         self.graph, self.device = graph, device
-        self.box = widened(lower, upper)
+        self.box = with_inside(lower, upper)
         self.rows = graph.nodes[graph.outputs[0]].size
         self.columns = graph.nodes[graph.inputs[0]].size
         self.output = None if output is None else position("output", output, self.rows)
@@ -174,7 +176,10 @@ class _Task:
         self.timeout = timeout
         self.progress("differentiating", domains=0, bound=None)
         self.gradients = Gradients(graph, lower, upper, self.norm, self.output, seed)
+        self.known = math.inf
         self.parts: list[_Part] = []
+        self.complete = False
+        """Whether the parts make up the whole norm."""
 
     @property
     def limit(self) -> float:
@@ -182,13 +187,23 @@ class _Task:
         return max(self.gradients.lower * (1 + self.tolerance), NOTHING)
 
     def run(self) -> LipschitzResult:
+        self.gradients.take(self.gradients.point[None])
+        made = norm_graph(self.graph, self.norm, self.output)
+        boxes = interval_boxes(Plan(made.graph), input_boxes(made.graph, *self.box))
+        self.known = float(made.upper(made.within(boxes[made.graph.outputs[0]])))
+        self.tell()
         self.gradients.climb(ROUNDS, self.begun + CLIMB_SHARE * self.timeout)
-        self._tell(0, None)
+        self.tell()
         if not finite(*self.box):
-            return self._everywhere()
-        self.parts = [_Part(self, *made) for made in self._graphs()]
-        settle_threads(self.parts[0].problem)
-        while True:
+            return self._everywhere(made)
+        for one in self._graphs():
+            if time.monotonic() > self.deadline or self.upper <= self.limit:
+                break
+            self.parts.append(_Part(self, *one))
+        else:
+            self.complete = True
+            settle_threads(self.parts[0].problem)
+        while self.complete:
             worst = max(self.parts, key=lambda part: part.upper)
             self.tell()
             if self.upper <= self.limit or time.monotonic() > self.deadline:
@@ -197,28 +212,36 @@ class _Task:
                 self._refuse(worst.made)
             if not worst.advance() and worst.upper > self.limit:
                 break  # the others may get better, the largest of all does not
-        return self._result(self.upper)
+        return self._result("nothing is left to split")
 
     @property
     def upper(self) -> float:
         """A proven upper bound."""
-        return max(part.upper for part in self.parts)
+        parts = max(part.upper for part in self.parts) if self.complete else math.inf
+        return min(self.known, parts)
+
+    @property
+    def domains(self) -> int:
+        return 1 + sum(part.maximum.domains for part in self.parts)
 
     def tell(self) -> None:
-        self._tell(sum(part.maximum.domains for part in self.parts), self.upper)
-
-    def _tell(self, domains: int, upper: float | None) -> None:
         lower, point = self.gradients.lower, self.gradients.point
-        self.progress(f"at least {lower:.6g}", domains=domains, bound=upper, lower=lower, point=point)
+        upper = None if math.isinf(self.upper) else self.upper
+        self.progress(f"at least {lower:.6g}", domains=self.domains, bound=upper, lower=lower, point=point)
 
-    def _result(self, upper: float) -> LipschitzResult:
-        domains = sum(part.maximum.domains for part in self.parts)
+    def _result(self, otherwise: str) -> LipschitzResult:
+        """The bounds so far, with the reason why it is these."""
+        upper = self.upper
+        reason = "the gap is within the tolerance" if upper <= self.limit else otherwise
+        if upper > self.limit and time.monotonic() > self.deadline:
+            reason = f"the time limit of {self.timeout:.3g} s was reached"
         found = self.gradients
         if not found.lower <= upper:
             raise RuntimeError(f"the bounds {found.lower!r} and {upper!r} of one constant exclude each other")
         return LipschitzResult(
-            found.lower, max(0.0, upper), found.point.numpy().copy(), self.norm, time.monotonic() - self.begun, domains
-        )
+            found.lower, max(0.0, upper), found.point.numpy().copy(), self.norm, time.monotonic() - self.begun,
+            self.domains, reason,
+        )  # fmt: skip
 
     def _graphs(self) -> list[tuple[NormGraph, int | None, int | None]]:
         """Graphs and the row and the column that they are of: one for each row or column sum, where those are few, so
@@ -242,27 +265,24 @@ class _Task:
         whole = Problem(graph, None, self.device)  # type: ignore[arg-type]
         return whole.within(*(end[None].to(self.device) for end in self.box))
 
-    def _everywhere(self) -> LipschitzResult:
+    def _everywhere(self, made: NormGraph) -> LipschitzResult:
         """Over an infinite box intervals and multipliers alone are finite; the rest of the time is for points."""
-        made = norm_graph(self.graph, self.norm, self.output)
-        ends = interval_boxes(Plan(made.graph), input_boxes(made.graph, *self.box))[made.graph.outputs[0]]
-        bound = float(made.upper(made.within(ends)))
-        self._tell(0, bound)
         if made.outputs <= FEW:
-            bound = min(bound, float(norm_bounds(made, *self.box, steps=0)))
+            self.known = min(self.known, float(norm_bounds(made, *self.box, steps=0)))
         boxes = interval_boxes(Plan(self.graph), input_boxes(self.graph, *self.box))
-        bound = min(bound, multiplier_bound(self.graph, boxes, self.norm, self.output, until=self.deadline))
-        if not math.isfinite(bound):
+        bound = multiplier_bound(self.graph, boxes, self.norm, self.output, until=self.deadline)
+        self.known = min(self.known, bound)
+        if not math.isfinite(self.known):
             self._refuse(made)
         for number in range(1, RESTARTS + 1):
-            if bound <= self.limit or time.monotonic() > self.deadline:
+            if self.known <= self.limit or time.monotonic() > self.deadline:
                 break
-            self._tell(0, bound)
+            self.tell()
             if self.gradients.anneals and number % CLIMBS:
                 self.gradients.anneal(COOLING, self.deadline)
             else:
                 self.gradients.climb(ROUNDS, self.deadline, fresh=True)
-        return self._result(bound)
+        return self._result("an infinite box is not split")
 
     def _refuse(self, made: NormGraph) -> None:
         """Raises UnsupportedOperatorError with the name of an operator whose slope is infinite over the whole box."""
@@ -348,4 +368,5 @@ def as_report(result: LipschitzResult) -> dict[str, Any]:
         "norm": result.norm,
         "seconds": round(result.seconds, 3),
         "domains": result.domains,
+        "reason": result.reason,
     }

@@ -21,7 +21,7 @@ from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes
 from provenn.errors import InputError
 from provenn.verifier.device import chosen_device
-from provenn.verifier.gradients import finite, widened
+from provenn.verifier.gradients import finite, with_inside
 from provenn.verifier.lipschitz import TURN, box_of, checked_timeout, differentiable, position
 from provenn.verifier.maximise import Maximum, Quantity
 from provenn.verifier.problem import Problem
@@ -89,6 +89,8 @@ def prove_monotone(
     checked_timeout("prove_monotone", timeout)
     if direction not in DIRECTIONS:
         raise InputError(f"direction got {direction!r}, expected one of {', '.join(DIRECTIONS)}")
+    if isinstance(network, Graph):
+        raise InputError("prove_monotone got a Graph, expected the path of a network: onnxruntime replays witnesses")
     chosen = chosen_device(device)
     graph = differentiable(network)
     ends = box_of(graph, lower, upper)
@@ -133,7 +135,7 @@ class _Task:
         if self._attack(self._sample(SAMPLE)):
             return self._result("refuted", -np.inf, 0)
         whole = Problem(self.made, None, self.device)  # type: ignore[arg-type]
-        problem = whole.within(*(end[None].to(self.device) for end in widened(*self.box)))
+        problem = whole.within(*(end[None].to(self.device) for end in with_inside(*self.box)))
         settle_threads(problem)
         self.broken = self._broken()
         rows = torch.full((1, 1, 1), self.sign, dtype=torch.float64, device=self.device)
@@ -162,9 +164,7 @@ class _Task:
 
         Inputs of one value are widened as they are for the slope: the proof is of a box with an inside.
         """
-        alone, wide = self.box[0] == self.box[1], widened(*self.box)
-        ends = (torch.where(alone, side, end) for side, end in zip(wide, self.box, strict=True))
-        plan, inputs = Plan(self.graph), input_boxes(self.graph, *ends)
+        plan, inputs = Plan(self.graph), input_boxes(self.graph, *with_inside(*self.box))
         boxes: dict[int, Box] = interval_boxes(plan, inputs)
         if unbounded(self.graph, boxes):
             boxes = intermediate_boxes(plan, inputs, magnitudes=Magnitudes(plan, boxes))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 
@@ -42,17 +43,37 @@ def _sum_above(x: np.ndarray, y: float) -> np.ndarray:
 
 
 def numbers(path: str) -> np.ndarray:
-    """The numbers of a text file, in order, whatever is between them (spaces, commas, lines); float64 ``[n]``."""
+    """The numbers of a file, in order; float64 ``[n]``.
+
+    A text file with anything between them (spaces, commas, lines; # begins a comment), or an array saved by numpy.
+    """
+    content = read_bytes(path)
+    if content.startswith(b"\x93NUMPY"):
+        return _saved(path, content)
     try:
-        words = re.split(r"[\s,;]+", read_bytes(path).decode().strip(" \t\r\n,;"))
+        text = re.sub("#.*", "", content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no text ({error.reason}); write one number after the other") from error
     found = []
-    for place, word in enumerate(words):
+    for place, word in enumerate(re.split(r"[\s,;]+", text.strip(" \t\r\n,;"))):
         try:
-            found.append(float(word))
+            found.append(float(word if "_" not in word else "_"))
         except ValueError:
             raise InputError(f"{path}: number {place + 1} is {word[:40]!r}; write it as a decimal") from None
         if not math.isfinite(found[-1]):
             raise InputError(f"{path}: number {place + 1} is {word[:40]!r}, expected a finite number")
     return np.array(found)
+
+
+def _saved(path: str, content: bytes) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"{path}: is no whole .npy file ({error}); save it again") from error
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"{path}: is an array of {array.dtype}, expected real numbers")
+    found = array.reshape(-1).astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(found))
+    if len(wrong):
+        raise InputError(f"{path}: number {wrong[0] + 1} is {found[wrong[0]]!r}, expected a finite number")
+    return found

@@ -99,9 +99,9 @@ def norm_graph(
     entries = Value(made.outputs[0], node.shape, node.scalar_type)
     rows, columns = entries.shape
     single = min(rows, columns) == 1
-    if name == "2" and single:
+    if name == "2" and single and entries.size > 1:
         result, kind = _sum(builder, _squares(builder, entries), [0, 1]), ROOT
-    elif name == "2":
+    elif name == "2" and not single:
         sizes = builder.unary("abs", entries)
         squares = _sum(builder, _squares(builder, entries), [0, 1])
         parts = [_sum(builder, sizes, [1]), _sum(builder, sizes, [0]), squares, entries]

@@ -34,6 +34,8 @@ def jacobian(graph: Graph, outputs: Positions = None, inputs: Positions = None) 
     as many nodes as the graph has, a small factor more; their size is that of the graph's values times the smaller
     number.
     """
+    if not isinstance(graph, Graph):
+        raise InputError(f"jacobian got {graph!r}, expected a Graph: provenn.bounds.graph.read_onnx makes one")
     rows = _chosen(graph, graph.outputs, outputs, "outputs")
     columns = _chosen(graph, graph.inputs, inputs, "inputs")
     if len(columns) < len(rows):

@@ -312,7 +312,8 @@ class _Sweep:
             flat[:, :, count:].mul_(stored(lines.lower_slopes[0])[:, :, count:])
         else:
             a.mul_(lines.lower_slopes[0])
-            flat[:, :, gap.elements] = new
+            if count:  # lines without gaps may be those of one domain for all
+                flat[:, :, gap.elements] = new
         self.push(operand, a, True)
 
     def _offsets_of_both(self, a: Tensor, negative: Tensor, lines: Lines) -> None:
