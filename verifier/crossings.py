@@ -50,7 +50,7 @@ class Crossings:
         shape = self.graph.nodes[self.graph.inputs[0]].shape
         found = []
         for part in points.split(max(1, AT_ONCE // sum(node.size for node in self.graph.nodes))):
-            values = torch.cat([value.flatten(1) for value in self._values([part.reshape(-1, *shape)])], 1)
+            values = torch.cat([value.reshape(len(part), -1) for value in self._values([part.reshape(-1, *shape)])], 1)
             found.append(values[:, self._columns] - self._at)
         return torch.cat(found)
 
@@ -66,7 +66,7 @@ class Crossings:
             values = self._values([x.reshape(-1, *self.graph.nodes[self.graph.inputs[0]].shape)])
             for number in chosen:
                 place, element, kink = self.kinks[number]
-                away = values[place].flatten(1)[:, element] - kink
+                away = values[place].reshape(len(points), -1)[:, element] - kink
                 (slope,) = torch.autograd.grad(away.sum(), x, retain_graph=True, allow_unused=True)
                 if slope is None:
                     continue

@@ -132,11 +132,14 @@ def position(what: str, place: int, size: int) -> int:
 def differentiable(network: str | os.PathLike[str] | Graph) -> Graph:
     """The graph of a network, maxima as relus, so that they and their derivatives share what they read."""
     graph = network if isinstance(network, Graph) else read_onnx(network)
+    name = "the graph" if isinstance(network, Graph) else os.fspath(network)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
-        name = "the graph" if isinstance(network, Graph) else os.fspath(network)
         raise InputError(
             f"{name} has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs, expected one of each"
         )
+    element = graph.nodes[graph.inputs[0]].scalar_type
+    if not element.startswith("float"):
+        raise InputError(f"{name} has an input of type {element}, which has no slopes; export it with floats")
     return lattice(graph)
 
 
@@ -268,7 +271,7 @@ class _Task:
     def _everywhere(self, made: NormGraph) -> LipschitzResult:
         """Over an infinite box intervals and multipliers alone are finite; the rest of the time is for points."""
         if made.outputs <= FEW:
-            self.known = min(self.known, float(norm_bounds(made, *self.box, steps=0)))
+            self.known = min(self.known, float(norm_bounds(made, *self.box, steps=0, deadline=self.deadline)))
         boxes = interval_boxes(Plan(self.graph), input_boxes(self.graph, *self.box))
         bound = multiplier_bound(self.graph, boxes, self.norm, self.output, until=self.deadline)
         self.known = min(self.known, bound)
@@ -302,9 +305,8 @@ class _Part:
         self.turns = 0
         self.turned: Turned | None = None
         self.problem = task.problem(made.graph)
-        rows = -torch.eye(made.outputs, dtype=torch.float64, device=task.device).unsqueeze(1)
-        if made.kind != LARGEST:
-            rows = rows[:1]
+        count = made.outputs if made.kind == LARGEST else 1
+        rows = -torch.eye(count, made.outputs, dtype=torch.float64, device=task.device).unsqueeze(1)
         guide = self._guide if made.kind == MATRIX else None
         self.maximum = Maximum(
             self.problem, Quantity(rows, self._measure, self._row, guide), deadline=task.deadline,

@@ -176,7 +176,7 @@ class _Task:
     def _measure(self, bound: Tensor, box: Box, clause: Tensor) -> Tensor:
         """Minus the least slope in the wanted direction ``[domains]``, by rows and by the box of the output."""
         end = box[0] if self.sign > 0 else -box[1]
-        return -torch.fmax(bound[:, 0], end.flatten(1)[:, 0])
+        return -torch.fmax(bound[:, 0], end.reshape(len(end), -1)[:, 0])
 
     def _result(self, verdict: Finding, bound: float, domains: int) -> MonotoneResult:
         what = f"output {self.output} {self.words} as input {self.input} grows"
@@ -234,7 +234,7 @@ class _Task:
         """Replay the pair of the largest wrong difference of the best few lines ``[n, stations, inputs]``."""
         count, stations = lines.shape[:2]
         shaped = lines.reshape(-1, *self.graph.nodes[self.graph.inputs[0]].shape)
-        y = self.network([shaped])[0].flatten(1)[:, self.output].view(count, stations) * self.sign
+        y = self.network([shaped])[0].reshape(count * stations, -1)[:, self.output].view(count, stations) * self.sign
         highest, at = torch.cummax(torch.nan_to_num(y, nan=-torch.inf), 1)
         wrong = highest - y
         best, stop = wrong.max(1)
@@ -276,7 +276,7 @@ class _Task:
         """Whether the real outputs at two inputs have the wrong order, whatever rounding does."""
         points = torch.from_numpy(pair.astype(np.float64))
         ends = interval_boxes(self.exact, input_boxes(self.graph, points, points))[self.graph.outputs[0]]
-        low, high = (end.flatten(1)[:, self.output].tolist() for end in ends)
+        low, high = (end.reshape(2, -1)[:, self.output].tolist() for end in ends)
         return high[1] < low[0] if self.sign > 0 else low[1] > high[0]
 
 

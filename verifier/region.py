@@ -54,6 +54,8 @@ def numbers(path: str) -> np.ndarray:
         text = re.sub("#.*", "", content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: is no text ({error.reason}); write one number after the other") from error
+    if not text.strip(" \t\r\n,;"):
+        raise InputError(f"{path}: holds no number; write as many as the network has inputs")
     found = []
     for place, word in enumerate(re.split(r"[\s,;]+", text.strip(" \t\r\n,;"))):
         try:

@@ -157,7 +157,7 @@ class Renewed(Fixed):
         boxes = {v: (wide(b[0]), wide(b[1])) for v, b in boxes.items()}
         full = torch.ones(count, dtype=torch.bool, device=self.problem.device)
         for lower, upper in boxes.values():
-            full &= ~(lower > upper).flatten(1).any(1)
+            full &= ~(lower > upper).reshape(count, -1).any(1)
         lower, upper = map(wide, found[self.target])
         pick = full.nonzero().squeeze(1)
         self.boxes = {torch.float64: {v: (b[0][pick], b[1][pick]) for v, b in boxes.items()}}

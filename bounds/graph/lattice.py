@@ -115,13 +115,41 @@ class _Rewrite:
         return self.push(like, "add", y, self.excess(like, x, y))
 
     def window(self, node: Node) -> int:
-        """A tree of maxima over the positions of the windows; absent ones repeat a present one."""
-        indices = np.asarray(node.attributes["indices"])
-        present = np.take_along_axis(indices, (indices >= 0).argmax(-1)[..., None], -1)
-        indices = np.where(indices < 0, present, indices)
+        """A tree of maxima over the positions of the windows."""
+        indices, present = distinct(np.asarray(node.attributes["indices"]))
         source = node.inputs[0]
-        level = [self.push(node, "index", source, indices=indices[..., k]) for k in range(indices.shape[-1])]
+        level = [
+            (self.push(node, "index", source, indices=indices[..., k]), present[..., k])
+            for k in range(indices.shape[-1])
+        ]
         while len(level) > 1:
-            pairs = [self.maximum(node, x, y) for x, y in zip(level[::2], level[1::2], strict=False)]
+            pairs = [self.larger(node, x, y) for x, y in zip(level[::2], level[1::2], strict=False)]
             level = pairs + level[len(level) - len(level) % 2 :]
-        return level[0]
+        return level[0][0]
+
+    def larger(
+        self, like: Node, first: tuple[int, np.ndarray], second: tuple[int, np.ndarray]
+    ) -> tuple[int, np.ndarray]:
+        """The maximum of two values of which the second is not there everywhere: ``a + relu(there (b - a))``."""
+        (x, present), (y, there) = first, second
+        if there.all():
+            return self.maximum(like, x, y), present
+        kept = self.push(like, "affine", self.push(like, "sub", y, x), scale=there.astype(np.float64))
+        return self.push(like, "add", x, self.push(like, "relu", kept)), present
+
+
+def distinct(indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The different positions of windows ``[..., width]`` first, and which are there; the others repeat the first one.
+
+    A position that is compared with itself has a kink for derivatives, which rounding does not see through.
+    """
+    order = np.argsort(indices, axis=-1, kind="stable")
+    ordered = np.take_along_axis(indices, order, -1)
+    again = np.zeros(indices.shape, bool)
+    np.put_along_axis(again, order[..., 1:], ordered[..., 1:] == ordered[..., :-1], -1)
+    absent = again | (indices < 0)
+    order = np.argsort(absent, axis=-1, kind="stable")
+    indices, absent = np.take_along_axis(indices, order, -1), np.take_along_axis(absent, order, -1)
+    width = max(1, int((~absent).sum(-1).max(initial=1)))
+    indices, absent = indices[..., :width], absent[..., :width]
+    return np.where(absent, indices[..., :1], indices), ~absent

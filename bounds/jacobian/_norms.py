@@ -8,6 +8,8 @@ of the middle of the entries' boxes plus that of their half widths, which alone 
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -204,16 +206,17 @@ def jacobian_norm(
 
 
 def norm_bounds(
-    made: NormGraph, lower: np.ndarray | Tensor, upper: np.ndarray | Tensor, *, steps: int = 20
-) -> Tensor:
-    """``jacobian_norm`` of a graph that is made already."""
+    made: NormGraph, lower: np.ndarray | Tensor, upper: np.ndarray | Tensor, *, steps: int = 20,
+    deadline: float = math.inf,
+) -> Tensor:  # fmt: skip
+    """``jacobian_norm`` of a graph that is made already; after ``deadline`` (time.monotonic()) by what is known."""
     graph = made.graph
     exact, search = Plan(graph, torch.float64), Plan(graph, torch.float32)
     inputs = input_boxes(graph, lower, upper)
     magnitudes = Magnitudes(exact, interval_boxes(exact, inputs))
-    slopes = Slopes(exact, search, inputs, magnitudes=magnitudes, steps=steps)
+    slopes = Slopes(exact, search, inputs, magnitudes=magnitudes, steps=steps, deadline=deadline)
     domains = max(box[0].shape[0] for box in inputs.values())
-    batch = Batch(exact, inputs, magnitudes, Boxes(), {}, domains)
+    batch = Batch(exact, inputs, magnitudes, Boxes(), {}, domains, deadline=deadline)
 
     def tighten(value: int, box: Box, boxes: dict[int, Box]) -> Box:
         box = slopes.tighten(value, batch.tighten(value, box))
@@ -223,10 +226,11 @@ def norm_bounds(
     target = graph.outputs[0]
     with torch.no_grad():
         interval_boxes(exact, inputs, tighten=tighten, until=target, into=batch.boxes)
-        rows = made.rows().view(1, -1, *exact.shape(target))
-        found = slopes.rows(target, rows)[0].expand(domains, -1)
         bounds = made.within(batch.boxes[target]).expand(domains, -1).clone()
-        bounds[:, : found.shape[1]] = torch.fmax(bounds[:, : found.shape[1]], found)
+        if time.monotonic() < deadline:
+            rows = made.rows().view(1, -1, *exact.shape(target))
+            found = slopes.rows(target, rows)[0].expand(domains, -1)
+            bounds[:, : found.shape[1]] = torch.fmax(bounds[:, : found.shape[1]], found)
         return made.upper(bounds)
 
 

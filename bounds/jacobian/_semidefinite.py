@@ -26,6 +26,8 @@ from provenn.bounds.propagate.rounding import gamma
 # How far a path is followed (the relative gap of p), how much closer each stage goes, Newton steps of a stage, the gain
 # of a step with which a stage ends, and how much shorter than another a step is tried.
 GAP, CLOSER, NEWTON, CENTRED, SHORTER = 1e-5, 0.15, 12, 0.1, 0.6
+# Entries of a system beyond which products of three overflow.
+LARGEST = 1e90
 
 
 def multiplier_bound(
@@ -67,6 +69,8 @@ def sum_bound(system: System, until: float = math.inf) -> float:
 def _bound(system: System, shared: Tensor, until: float) -> float:
     """The root of the sum of p, where inputs of equal numbers ``shared [inputs]`` have one p that counts once."""
     best = math.inf
+    if float(system.matrix.abs().max()) > LARGEST:
+        return best
     for weights in reversed(_path(system, shared, until)):
         best = _proven(system, weights, shared)
         if math.isfinite(best):
@@ -160,9 +164,9 @@ def _start(system: System, shared: Tensor) -> Tensor:
         behind = (system.groups > group).nonzero().squeeze(1)
         later = torch.cat([torch.arange(system.outputs), system.outputs + behind])
         part = weight[later].sqrt()[:, None] * system.matrix[later][:, system.inputs + here]
-        weight[system.outputs + here] = max(least, share * float(torch.linalg.matrix_norm(part, 2)) ** 2)
+        weight[system.outputs + here] = max(least, share * float(torch.linalg.matrix_norm(part, 2).square()))
     part = weight.sqrt()[:, None] * system.matrix[:, : system.inputs]
-    p = max(least, share * float(torch.linalg.matrix_norm(part, 2)) ** 2)
+    p = max(least, share * float(torch.linalg.matrix_norm(part, 2).square()))
     return torch.cat([torch.full((int(shared.max()) + 1,), p, dtype=part.dtype), weight[system.outputs :]])
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from provenn.bounds.graph._builder import Operand, Value
 from provenn.bounds.graph._constants import Constant
 from provenn.bounds.graph._graph import Node
+from provenn.bounds.graph.lattice import distinct
 from provenn.bounds.jacobian._chain import Chain, number
 from provenn.bounds.jacobian._linear import scattered
 
@@ -203,24 +204,24 @@ def _pair_forward(chain: Chain, node: Node, index: int, tangents: Tangents) -> O
 
 
 class _Tree(NamedTuple):
-    """A tournament over windows: the choices of every level and how many came without a partner to the next."""
+    """A tournament over windows: the choices of every level, with where there is a second value to choose."""
 
     leaves: list[np.ndarray]
-    choices: list[list[Value]]
+    choices: list[list[tuple[Value, np.ndarray]]]
 
 
 def _tree(chain: Chain, node: Node) -> _Tree:
-    """The same tree of maxima that ``lattice`` makes of a window; absent positions repeat a present one."""
-    indices = np.asarray(node.attributes["indices"])
-    present = np.take_along_axis(indices, (indices >= 0).argmax(-1)[..., None], -1)
-    indices = np.where(indices < 0, present, indices)
+    """The same tree of maxima that ``lattice`` makes of a window."""
+    indices, present = distinct(np.asarray(node.attributes["indices"]))
     x = chain.value(node.inputs[0])
     leaves = [indices[..., k] for k in range(indices.shape[-1])]
     level = [chain.builder.index(x, leaf) for leaf in leaves]
+    there = [present[..., k] for k in range(present.shape[-1])]
     choices = []
     while len(level) > 1:
         pairs = list(zip(level[::2], level[1::2], strict=False))
-        choices.append([_chooses(chain, a, b) for a, b in pairs])
+        choices.append([(_chooses(chain, a, b), both) for (a, b), both in zip(pairs, there[1::2], strict=False)])
+        there = there[:-1:2] + there[len(there) - len(there) % 2 :]
         larger = (
             [chain.builder.emit("max", (a, b), a.shape) for a, b in pairs] if len(level) > 2 else [level[0]]
         )
@@ -233,8 +234,8 @@ def _window_reverse(chain: Chain, node: Node, index: int, g: Operand) -> list[Op
     level: list[Operand] = [g]
     for choices in reversed(tree.choices):
         below: list[Operand] = []
-        for choice, part in zip(choices, level, strict=False):
-            below += _shared(chain, part, choice)
+        for (choice, both), part in zip(choices, level, strict=False):
+            below += _shared(chain, part, choice) if both.all() else _shared_where(chain, part, choice, both)
         level = below + level[len(choices) :]
     joined = chain.joined([chain.reshape(part, (*part.shape, 1)) for part in level], len(g.shape))
     origin = np.stack(tree.leaves, -1)
@@ -250,10 +251,27 @@ def _window_forward(chain: Chain, node: Node, index: int, tangents: Tangents) ->
     level: list[Operand] = [chain.moved(t, leaf + offset) for leaf in tree.leaves]
     for choices in tree.choices:
         pairs = zip(choices, level[::2], level[1::2], strict=False)
-        level = [_chosen(chain, choice, x, y) for choice, x, y in pairs] + level[
-            len(level) - len(level) % 2 :
+        chosen = [
+            _chosen(chain, choice, x, y) if both.all() else _chosen_where(chain, choice, both, x, y)
+            for (choice, both), x, y in pairs
         ]
+        level = chosen + level[len(level) - len(level) % 2 :]
     return level[0]
+
+
+def _shared_where(chain: Chain, g: Operand, choice: Value, both: np.ndarray) -> tuple[Operand, Operand]:
+    """``_shared``, all of it the first one's where there is no second."""
+    second = chain.times(g, _second(chain, choice, both))
+    return chain.subtract(g, second), second
+
+
+def _chosen_where(chain: Chain, choice: Value, both: np.ndarray, x: Operand, y: Operand) -> Operand:
+    return chain.add([x, chain.times(chain.subtract(y, x), _second(chain, choice, both))])
+
+
+def _second(chain: Chain, choice: Value, both: np.ndarray) -> Value:
+    """How much of the second is chosen: nothing where there is none."""
+    return chain.builder.affine(choice, Constant(-1.0 * both), Constant(1.0 * both))
 
 
 RULES: dict[str, Rule] = {

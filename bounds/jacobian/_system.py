@@ -89,17 +89,17 @@ def system_of(graph: Graph, boxes: Mapping[int, Box], output: int | None = None)
         elif index in slopes:
             tangent = tangents[node.inputs[0]]
             low, high = _times(slopes[index][0], tangent)
-            low, high = low.flatten(1), high.flatten(1)
+            low, high = low.reshape(columns, -1), high.reshape(columns, -1)
             elements = free[index]
             own = torch.arange(first, first + len(elements))
             low[own, elements] = high[own, elements] = slopes[index][1].flatten()[elements]
             first += len(elements)
-            rows.append((tangent[0].flatten(1)[:, elements], tangent[1].flatten(1)[:, elements]))
+            rows.append(tuple(end.reshape(columns, -1)[:, elements] for end in tangent))  # type: ignore[arg-type]
             tangents[index] = low.view(columns, *node.shape), high.view(columns, *node.shape)
         else:
             tangents[index] = _linear(plan, index, tangents, columns)
     ends = tangents[graph.outputs[0]]
-    of_output = ends[0].flatten(1), ends[1].flatten(1)
+    of_output = ends[0].reshape(columns, -1), ends[1].reshape(columns, -1)
     if output is not None:
         of_output = of_output[0][:, [output]], of_output[1][:, [output]]
     low, high = (torch.cat([part[side] for part in [of_output, *rows]], 1).mT for side in (0, 1))

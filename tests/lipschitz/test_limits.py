@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import resource
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from provenn.bounds.graph._constants import Constant
+from provenn.bounds.graph.lattice import lattice
+from provenn.bounds.jacobian import jacobian_norm, norm_graph
 from provenn.errors import InputError, UnsupportedOperatorError
 from provenn.verifier import local_lipschitz
 from provenn.verifier.gradients import Gradients, least_norm
@@ -16,7 +20,7 @@ from provenn.verifier.regions import inside
 from provenn.verifier.renewed import not_less
 
 from ..jacobian.made import graph_of
-from .small import drawn_layers
+from .small import ORDER, Layers, drawn_layers
 
 NORMS = ["1", "2", "inf"]
 
@@ -171,3 +175,97 @@ def test_norms_may_be_numbers(norm: float) -> None:
 def test_jumps_are_refused_by_name(operator: str) -> None:
     with pytest.raises(UnsupportedOperatorError, match=r"made .node made."):
         local_lipschitz(unary(operator), -1.0, 1.0)
+
+
+# -- shapes and sizes -----------------------------------------------------------------------------------------
+
+
+def test_scalars_on_the_way_and_as_output() -> None:
+    weights = Constant(np.array([[1.0, -2.0, 3.0]]))
+
+    def total(b, x):
+        return b.sum(b.affine(x, weights), [0, 1], keepdims=False)
+
+    inner = graph_of((1, 3), lambda b, x: b.reshape(b.unary("relu", total(b, x)), (1, 1)))
+    outer = graph_of((1, 3), lambda b, x: total(b, b.unary("tanh", x)))
+    for graph, upper in ((inner, 1.0), (outer, np.inf)):
+        found = local_lipschitz(graph, -upper, upper, "inf", timeout=20)
+        assert found.lower == pytest.approx(6, rel=1e-3) and 6 - 1e-9 <= found.upper <= 6.01
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_positions_that_a_window_has_twice_or_lacks_are_not_compared(limit: int | None, monkeypatch) -> None:
+    """They would have a kink with themselves, at every point; as trees of relus and as maxima."""
+    if limit is not None:
+        monkeypatch.setattr("provenn.verifier.lipschitz.lattice", lambda graph: lattice(graph, limit))
+    indices = np.array([[[-1, 0, 1], [1, -1, 1], [2, 2, -1], [-1, 2, 0]]])
+    weight = Constant(np.arange(6.0).reshape(2, 3) - 2)
+
+    def build(b, x):
+        windows = b.emit("window_max", (b.linear(x, weight),), (1, 4), indices=indices)
+        return b.linear(windows, Constant(np.array([[1.0], [2.0], [-3.0], [4.0]])))
+
+    graph = graph_of((1, 2), build)
+    x = np.array([0.3, -0.7])
+    found = local_lipschitz(graph, x, x, "1", timeout=10)
+    z = x @ weight.value
+    a, b = 0 if z[0] > z[1] else 1, 2 if z[2] > z[0] else 0
+    row = weight.value[:, a] + 2 * weight.value[:, 1] - 3 * weight.value[:, 2] + 4 * weight.value[:, b]
+    assert found.lower == pytest.approx(np.abs(row).max(), rel=1e-9)
+    assert found.upper == pytest.approx(np.abs(row).max(), rel=1e-9)
+
+
+def test_a_maximum_and_a_minimum_of_the_same_values_are_one_comparison() -> None:
+    """Sorted pairs keep every norm 2; two independent comparisons would allow the root of 2 and more."""
+
+    def build(b, x):
+        for turn in (0.3, 1.1):
+            c, s = np.cos(turn), np.sin(turn)
+            x = b.linear(x, Constant(np.array([[c, s], [-s, c]])))
+            first, second = b.index(x, np.array([[0]])), b.index(x, np.array([[1]]))
+            x = b.concat([b.emit(name, (first, second), (1, 1)) for name in ("min", "max")], 1)
+        return x
+
+    found = local_lipschitz(graph_of((1, 2), build), -np.inf, np.inf, "2", timeout=20)
+    assert 0.999 <= found.lower <= 1 <= found.upper <= 1.001
+
+
+def test_the_whole_space_of_a_wide_network_takes_little_memory() -> None:
+    random = np.random.default_rng(0)
+    weights = [random.normal(size=shape) / 10 for shape in ((784, 8), (8, 10))]
+    graph = Layers(weights, [np.zeros(8), np.zeros(10)]).graph()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = local_lipschitz(graph, -np.inf, np.inf, "2", timeout=1)
+    assert 0 < found.lower <= found.upper < np.inf
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB; all entries' rows take 1.2 GB
+    assert norm_graph(graph, "2").rows().shape == (795, 8635)
+
+
+def test_slopes_whose_squares_overflow() -> None:
+    graph = graph_of((1, 1), lambda b, x: b.affine(x, Constant(np.array([[1e200]]))))
+    for norm in NORMS:
+        for end in (1.0, np.inf):
+            found = local_lipschitz(graph, -end, end, norm, timeout=5)
+            assert found.lower == pytest.approx(1e200) and found.upper == pytest.approx(1e200)
+
+
+def test_whole_numbers_have_no_slopes() -> None:
+    graph = graph_of((1, 1), lambda b, x: x)
+    integers = replace(graph, nodes=(replace(graph.nodes[0], scalar_type="int64"),))
+    with pytest.raises(InputError, match="int64"):
+        local_lipschitz(integers, 0, 1)
+
+
+def test_norms_over_several_boxes_where_nothing_is_relaxed() -> None:
+    weight = np.random.default_rng(0).normal(size=(5, 3))
+    graph = graph_of((1, 5), lambda b, x: b.linear(x, Constant(weight)))
+    for norm in NORMS:
+        found = jacobian_norm(graph, np.zeros((4, 5)), np.ones((4, 5)), norm)
+        assert found.tolist() == pytest.approx([np.linalg.norm(weight.T, ORDER[norm])] * 4, rel=1e-6)
+
+
+@pytest.mark.parametrize(("ends", "constant"), [((-1.0, 0.0), 0.0), ((0.0, 1.0), 1.0), ((-1.0, 5e-324), 1.0)])
+def test_a_kink_on_the_boundary_has_the_side_in_the_box(ends: tuple[float, float], constant: float) -> None:
+    found = local_lipschitz(unary("relu"), *ends, timeout=2)
+    assert constant <= found.upper <= constant + 1e-9
+    assert found.lower <= constant and (found.lower == pytest.approx(constant) or ends[1] < 1e-300)

@@ -7,7 +7,8 @@ import pytest
 
 from provenn.bounds.graph._builder import Builder
 from provenn.bounds.graph._graph import Graph
-from provenn.verifier.region import box
+from provenn.errors import InputError
+from provenn.verifier.region import box, numbers
 
 
 @pytest.fixture
@@ -34,3 +35,38 @@ def test_an_infinite_radius_is_the_whole_space(graph, tmp_path):
     (tmp_path / "centre.txt").write_text("0 " * 200)
     lower, upper = box(graph, None, str(tmp_path / "centre.txt"), float("inf"))
     assert (lower == -np.inf).all() and (upper == np.inf).all()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"1 2.5,-3e-2", b"\xef\xbb\xbf1; 2.5\n-0.03\n", b"# image 7\n1 # a pixel\n2.5\n-.03"],
+    ids=["mixed", "byte order mark", "comments"],
+)
+def test_numbers_as_text(tmp_path, content):
+    (tmp_path / "centre.txt").write_bytes(content)
+    assert numbers(str(tmp_path / "centre.txt")).tolist() == [1.0, 2.5, -0.03]
+
+
+def test_numbers_as_an_array(tmp_path):
+    np.save(tmp_path / "centre.npy", np.array([[1, 2.5], [-0.03, 4]], np.float32))
+    assert numbers(str(tmp_path / "centre.npy")).tolist() == [1.0, 2.5, float(np.float32(-0.03)), 4.0]
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [(np.array(["a"]), "expected real"), (np.array([0.0, np.nan]), "number 2 is"), (None, "save it again")],
+)
+def test_arrays_that_are_no_centre(tmp_path, array, words):
+    path = tmp_path / "centre.npy"
+    np.save(path, np.zeros(9) if array is None else array)
+    if array is None:
+        path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(InputError, match=words):
+        numbers(str(path))
+
+
+@pytest.mark.parametrize(("text", "words"), [("1_0", "number 1 is '1_0'"), (" ,\n", "holds no number")])
+def test_text_that_is_no_centre(tmp_path, text, words):
+    (tmp_path / "centre.txt").write_text(text)
+    with pytest.raises(InputError, match=words):
+        numbers(str(tmp_path / "centre.txt"))
