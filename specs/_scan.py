@@ -19,6 +19,9 @@ _SEGMENT = 1 << 24  # bytes looked at together: bounds the memory of the tempora
 _CLASS = np.full(256, WORD, np.uint8)
 _CLASS[[0, 9, 10, 11, 12, 13, 32]] = 0
 _BLANK = _CLASS == 0
+_DIGIT, _KEYWORD = np.zeros((2, 256), bool)
+_DIGIT[[ord(c) for c in "-0123456789"]] = True
+_KEYWORD[[ord(c) for c in "adeiv"]] = True  # first letters
 _SIGN = np.zeros(256, bool)
 _SIGN[[ord(c) for c in "<>=!+*-"]] = True
 _CLASS[ord("(")], _CLASS[ord(")")] = OPEN, CLOSE
@@ -103,10 +106,14 @@ def _unquoted(found: re.Match[bytes]) -> bytes:
 
 _QUOTED_2 = re.compile(rb';[^\r\n]*|"[^"\\]*(?:\\.[^"\\]*)*("|\Z)', re.DOTALL)
 _SPREAD = re.compile(rb"\s+\[[^\[\]()]*\]|\[[^\[\]()\s]*\s[^\[\]()]*\]")
-_VERSION = b"vnnlib-version"
 _FEW, _WIDEST = 1000, 4096
 _PART = 1 << 18
-_PARTS = re.compile(rb"<[0-9.]+>|[<>=!]=|[<>=+*]|-(?=[A-Za-z])|'+|[^\[\]'<>=!+*]+(?:\[[^\[\]]*\])?|.", re.DOTALL)
+_HEAD = re.compile(rb"declare-(?:network|input|hidden|output)|equal-to|isomorphic-to|vnnlib-version|assert")
+_PARTS = re.compile(
+    rb"<[0-9.]+>|-?[0-9]+(?:\.[0-9]+)?(?=[A-Za-z]\w*\[)|[<>=!]=|[<>=+*]|-(?=[A-Za-z])|'+"
+    rb"|[^\[\]'<>=!+*]+(?:\[[^\[\]]*\])?|.",
+    re.DOTALL,
+)
 
 
 def plain_elements(data: bytes) -> bytes:
@@ -161,8 +168,15 @@ def _closed_up(found: re.Match[bytes]) -> bytes:
     return b"".join(found.group().split()).ljust(len(found.group()))
 
 
+def _keyword(tokens: Tokens, token: int) -> int:
+    """The length of the keyword that a word begins with and goes on behind, 0 where it does not."""
+    found = _HEAD.match(tokens.text[tokens.start[token] : tokens.stop[token]].tobytes())
+    return found.end() if found and found.end() < tokens.stop[token] - tokens.start[token] else 0
+
+
 def split_words(tokens: Tokens) -> Tokens:
-    """The tokens with words that touch taken apart, as `<=X[0]` or `X[0]1.0`; numbers that touch names are not."""
+    """The tokens with words that touch taken apart, as `<=X[0]`, `X[0]1.0` or `(declare-inputX`; `2.0-1.0`, which by the grammar is
+    two numbers and to a reader one, stays a word that is no number."""
     text = tokens.text
     behind = _positions(text, _touching)
     parts = [np.searchsorted(tokens.start, behind, side="right") - 1]
@@ -175,9 +189,11 @@ def split_words(tokens: Tokens) -> Tokens:
         version = text[stop[here] - 1] == ord(">")  # <2.0>
         longer = stop[here] - start[here] > np.where(second == ord("="), 2, 1)
         parts.append(here[~signed & ~version & longer] + begin)
-    head = np.arange(min(_FEW, len(tokens.kind)))
-    glued = tokens.windows(head, len(_VERSION) + 1) == np.frombuffer(_VERSION + b"<", np.uint8)
-    parts.append(head[glued.all(axis=1)])
+        long = np.flatnonzero(stop - start > 6)
+        parts.append(long[_DIGIT[text[start[long]]] & (text[stop[long] - 1] == ord("]"))] + begin)
+        heads = begin + long[tokens.kind[begin + long - 1] == OPEN]
+        heads = heads[_KEYWORD[text[tokens.start[heads]]]]
+        parts.append(np.array([head for head in heads if _keyword(tokens, head)], np.int64))
     which = np.unique(np.concatenate(parts))
     if not which.size:
         return tokens
@@ -185,8 +201,14 @@ def split_words(tokens: Tokens) -> Tokens:
     starts: list[int] = []
     stops: list[int] = []
     for token in which:
-        begin = int(tokens.start[token])
-        for found in _PARTS.finditer(text[begin : tokens.stop[token]].tobytes()):
+        begin, end = int(tokens.start[token]), int(tokens.stop[token])
+        keyword = _keyword(tokens, token) if token and tokens.kind[token - 1] == OPEN else 0
+        if keyword:
+            owners.append(int(token))
+            starts.append(begin)
+            stops.append(begin + keyword)
+            begin += keyword
+        for found in _PARTS.finditer(text[begin:end].tobytes()):
             owners.append(int(token))
             starts.append(begin + found.start())
             stops.append(begin + found.end())
