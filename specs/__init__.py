@@ -27,6 +27,7 @@ from provenn.specs._results import ResultRow as ResultRow
 from provenn.specs._results import append_result as append_result
 from provenn.specs._results import read_results as read_results
 from provenn.specs._results import unfinished as unfinished
+from provenn.specs._tables import VERDICTS as VERDICTS
 from provenn.specs._tables import Table as Table
 from provenn.specs._tables import read_tables as read_tables
 from provenn.specs._witness import Witness as Witness

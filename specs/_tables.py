@@ -19,14 +19,14 @@ NAMES = {
     "category": ("category", "benchmark", "family"),
     "network": ("network", "onnx", "model"),
     "property": ("property", "vnnlib", "spec"),
-    "result": ("result", "verdict", "status"),
+    "result": ("result", "verdict", "status", "truth"),
     "run_time": ("run_time", "seconds", "time", "wall_total_s", "wall_time", "runtime"),
     "prepare_time": ("prepare_time",),
     "config": ("config", "configuration"),
     "limit": ("timeout_s", "timeout", "limit"),
 }
 """What a header may call a column. Without ``category`` a row belongs to whatever instance its names fit."""
-NEEDED = ("network", "property", "result", "run_time")
+NEEDED = ("network", "property", "result")
 WORDS = {"holds": "unsat", "violated": "sat", "timed-out": "timeout", "timed_out": "timeout"}
 ENDED = ("killed", "error", "crash", "memout", "oom", "out_of_memory", "prepare_instance", "no_result")
 """How words begin that stand for a run without an answer."""
@@ -34,10 +34,14 @@ ENDED = ("killed", "error", "crash", "memout", "oom", "out_of_memory", "prepare_
 
 @dataclass(frozen=True)
 class Table:
-    """The results of one tool (or of one of its configurations): ``result`` of every row is one of ``VERDICTS``."""
+    """The results of one tool (or of one of its configurations): ``result`` of every row is one of ``VERDICTS``.
+
+    ``timed`` is False for known answers, whose file has no seconds; ``run_time`` is 0 then.
+    """
 
     name: str
     rows: Sequence[ResultRow]
+    timed: bool = True
 
 
 def read_tables(path: str | Path, name: str) -> list[Table]:
@@ -76,7 +80,8 @@ def read_tables(path: str | Path, name: str) -> list[Table]:
             raise InputError(f"{path}:{begun}: {error}; mend the quotes") from None
     if not found:
         raise InputError(f"{path}: has no results, expected lines of {','.join(PLAIN)}")
-    return [Table(f"{name} ({config})" if config else name, rows) for config, rows in found.items()]
+    timed = columns is not None and "run_time" in columns
+    return [Table(f"{name} ({config})" if config else name, rows, timed) for config, rows in found.items()]
 
 
 def _text(path: str | Path) -> str:
@@ -120,7 +125,8 @@ def _row(cells: list[str], columns: dict[str, int], where: str) -> tuple[str, Re
         if not cell(column):
             raise InputError(f"{where}: the {column} is empty; mend or remove the line")
     word = cell("result").lower()
-    seconds = _seconds(cell, "run_time", where, needed=word in ("sat", "unsat", "holds", "violated"))
+    answered = word in ("sat", "unsat", "holds", "violated")
+    seconds = _seconds(cell, "run_time", where, needed=answered and "run_time" in columns)
     limit = _seconds(cell, "limit", where, needed=False)
     verdict = WORDS.get(word, word)
     if word.startswith("killed") and 0 < limit <= seconds:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO
 
 from provenn.errors import InputError
 from provenn.specs import (
+    VERDICTS,
     Instance,
     ResultRow,
     append_result,
@@ -31,7 +32,6 @@ from provenn.verifier.report import ANSWERED, REFUSED, one_line
 from provenn.verifier.targets import check_target, make_folder
 from provenn.verifier.watchdog import raising_on_termination
 
-VERDICTS = ("unsat", "sat", "unknown", "timeout", "error")
 OVERTIME = 10.0
 """Seconds after its own limit at which a process that does not end by itself is ended."""
 

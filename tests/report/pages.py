@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from provenn.verifier.batch import VERDICTS
+from provenn.specs import VERDICTS
 from provenn.verifier.pages import sources, write
 
 SUITE = Path(__file__).parent / "suite"

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from provenn.errors import InputError
 from provenn.specs import read_results
 from provenn.verifier.batch import table as bench_table
 from provenn.verifier.pages import axes, sources, write
@@ -183,8 +184,23 @@ def test_two_tools_side_by_side(tmp_path: Path) -> None:
     assert "n0 p: theirs timeout 60 s, ours unsat 1 s" in (tmp_path / "page.html").read_text()
     assert "third" not in texts["cactus"] and "ours: 3 solved of 7" in texts["cactus"]
     assert "2 in common" in texts["against-2"]
-    assert "3 of them another tool solves" in texts["unsolved"] and "theirs : sat in 40 s" in texts["unsolved"]
+    assert "3 of them another file solves" in texts["unsolved"] and "theirs : sat in 40 s" in texts["unsolved"]
     assert "theirs : unknown" not in texts["unsolved"]
+
+
+def test_known_answers_beside_results(tmp_path: Path) -> None:
+    """They take part in conflicts and in lists, not in figures."""
+    (tmp_path / "r.csv").write_text("f,a.onnx,p.vnnlib,0,unsat,3\nf,b.onnx,p.vnnlib,0,timeout,9\n")
+    (tmp_path / "truth.csv").write_text("onnx,vnnlib,truth\na.onnx,p.vnnlib,sat\nb.onnx,p.vnnlib,unsat\n")
+    paths = [str(tmp_path / name) for name in ("r.csv", "truth.csv")]
+    output = tmp_path / "page.html"
+    assert write(sources(paths), None, (), str(output)) == "2 instances, 1 solved, 1 conflicts"
+    texts = {name: " ".join(text.split()) for name, text in Seen(output.read_text()).texts.items()}
+    assert "r: UNSAT in 3 s truth: SAT" in texts["conflicts"] and "0 s" not in texts["conflicts"]
+    assert "truth : unsat" in texts["unsolved"] and "scatter-1" not in texts and "truth" not in texts["cactus"]
+    assert "seconds" not in texts["against-1"] and "f 2 1 0 1" in texts["against-1"]
+    with pytest.raises(InputError, match="truth has no seconds; name results first"):
+        write(sources(paths[::-1]), None, (), str(output))
 
 
 def test_the_same_stem_twice(tmp_path: Path) -> None:

@@ -58,6 +58,13 @@ def test_configurations_are_tools_of_their_own(tmp_path: Path) -> None:
     assert [row.run_time for row in tuned.rows] == [4, 5] and default.rows[0].result == "timeout"
 
 
+def test_known_answers_have_no_times(tmp_path: Path) -> None:
+    path = tmp_path / "truth.csv"
+    path.write_text('benchmark,onnx,vnnlib,truth,why\nacasxu,a.onnx,p.vnnlib,sat,"it was seen"\n')
+    (table,) = read_tables(path, "truth")
+    assert not table.timed and table.rows == [ResultRow("acasxu", "a.onnx", "p.vnnlib", 0.0, "sat", 0.0)]
+
+
 @pytest.mark.parametrize("tail", ["acasxu,b.onnx", "acasxu,b.onnx,q.vnnlib,0,uns", 'acasxu,"b.onnx', "a"])
 def test_a_row_that_is_being_written_is_left_out(tmp_path: Path, tail: str) -> None:
     path = tmp_path / "results.csv"
@@ -70,7 +77,7 @@ BAD = {
     "only a header": ("category,onnx,vnnlib,prepare_time,verdict,run_time\n", "has no results"),
     "columns": (ROW + "acasxu,a.onnx,p.vnnlib\n" + ROW, ":2: got 3 columns, expected category,network,property"),
     "instances": ("onnx/a.onnx,vnnlib/p.vnnlib,60\n" + ROW, ":1: got 3 columns"),
-    "header without times": ("category,onnx,vnnlib,verdict\n", ":1: the header has no column 'run_time'"),
+    "header without verdicts": ("category,onnx,vnnlib,seconds\n", ":1: the header has no column 'result'"),
     "header without networks": ("verdict,seconds,property\n", ":1: the header has no column 'network'"),
     "word": (ROW + ROW.replace("unsat", "maybe"), ":2: the result is 'maybe', expected one of unsat, sat"),
     "no word": (ROW.replace("unsat", ""), ":1: the result is ''"),

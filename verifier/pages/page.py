@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from importlib import resources
 
 from provenn.errors import InputError
-from provenn.specs import ResultRow, Table
-from provenn.verifier.batch import VERDICTS
+from provenn.specs import VERDICTS, ResultRow, Table
 from provenn.verifier.pages import tables
 from provenn.verifier.pages.axes import number
 from provenn.verifier.pages.comparison import SOLVED, Comparison, compare
@@ -39,8 +38,11 @@ def page(found: Sequence[Table], reports: Reports, wanted: Sequence[str] = ()) -
     """The page about the first table beside the others, and one line that sums it up.
 
     ``wanted`` are parts of the names of instances whose course is drawn; without any, slow ones of different families
-    are chosen. Raises InputError where a name fits nothing that has a report with a history, or a report is none.
+    are chosen. Raises InputError where the first table has no times, a name fits nothing that has a report with a
+    history, or a report is none.
     """
+    if not found[0].timed:
+        raise InputError(f"{found[0].name} has no seconds; name results first and known answers with --compare")
     comparison = compare(found)
     rows = comparison.answers(0, comparison.of(0))
     conflicts, courses = comparison.conflicts(), _courses(rows, reports, wanted)
@@ -112,10 +114,10 @@ def _more(count: int, shown: int) -> Element | None:
 
 def _cactus(comparison: Comparison) -> list[Element]:
     """One figure of all tools over the instances that all have; where these are few, one of the first tool alone."""
-    numbers = range(len(comparison.tables))
+    numbers = [number for number, table in enumerate(comparison.tables) if table.timed]
     common = comparison.of(*numbers)
     if 2 * len(common) < len(comparison.of(0)):
-        numbers, common = range(1), comparison.of(0)
+        numbers, common = [0], comparison.of(0)
     runs = [(comparison.tables[i].name, comparison.answers(i, common)) for i in numbers]
     title = "Instances solved over time"
     if len(numbers) > 1:
@@ -130,6 +132,8 @@ def _against(comparison: Comparison, other: int) -> Element:
     if not common:
         words = "The two files have no instance in common. Rows match by category, network and property: compare how"
         return _section(identity, heading, tag("p", f"{words} the two files spell them."))
+    if not comparison.tables[other].timed:
+        return _section(identity, heading, tables.against(comparison, other))
     points = []
     for one in common:
         mine, yours = one.row(0), one.row(other)
@@ -166,7 +170,7 @@ def _unsolved(comparison: Comparison, reports: Reports) -> Element:
         row = one.row(0)
         if row is not None and row.result not in SOLVED:
             others = [
-                (comparison.tables[i].name, theirs)
+                (comparison.tables[i], theirs)
                 for i in range(1, len(comparison.tables))
                 if (theirs := one.row(i)) is not None and theirs.result in SOLVED
             ]
@@ -175,7 +179,7 @@ def _unsolved(comparison: Comparison, reports: Reports) -> Element:
     section = _section("unsolved", "Unsolved" if total else "Nothing unsolved")
     missed = sum(bool(entry.others) for group in groups.values() for entry in group)
     if len(comparison.tables) > 1 and total:
-        fill(section, tag("p", f"{total} instances; {missed} of them another tool solves, which its row tells."))
+        fill(section, tag("p", f"{total} instances; {missed} of them another file solves, which its row tells."))
     for name in sorted(groups):
         group = sorted(groups[name], key=lambda entry: (not entry.others, entry.row.key))
         caption = f"{name or '(no family)'}: {len(group)} unsolved"

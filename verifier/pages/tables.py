@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from provenn.specs import ResultRow
-from provenn.verifier.batch import VERDICTS, several
+from provenn.specs import VERDICTS, ResultRow, Table
+from provenn.verifier.batch import several
 from provenn.verifier.pages.axes import number
 from provenn.verifier.pages.comparison import SOLVED, Comparison, Instance
 from provenn.verifier.pages.markup import Child, Element, fill, tag
@@ -15,11 +15,11 @@ from provenn.verifier.pages.reports import Reports
 
 @dataclass(frozen=True)
 class Listed:
-    """An instance as a table lists it: its row, what is said of it, and others' rows by the names of their tables."""
+    """An instance as a table lists it: its row, what is said of it, and others' rows with their tables."""
 
     row: ResultRow
     remark: str
-    others: Sequence[tuple[str, ResultRow]] = ()
+    others: Sequence[tuple[Table, ResultRow]] = ()
 
 
 def table(
@@ -63,8 +63,8 @@ def families(comparison: Comparison) -> Element:
 
 
 def against(comparison: Comparison, other: int) -> Element:
-    """Who of the first and another table solves what, per family."""
-    own, theirs = comparison.tables[0].name, comparison.tables[other].name
+    """Who of the first and another table solves what, per family; how fast, where the other has times."""
+    own, theirs, timed = comparison.tables[0].name, comparison.tables[other].name, comparison.tables[other].timed
     groups: dict[str, list[tuple[ResultRow, ResultRow]]] = {}
     for one in comparison.of(0, other):
         mine, yours = one.row(0), one.row(other)
@@ -76,12 +76,13 @@ def against(comparison: Comparison, other: int) -> Element:
         solved = [(mine.result in SOLVED, yours.result in SOLVED) for mine, yours in pairs]
         both = [pair for pair, which in zip(pairs, solved, strict=True) if all(which)]
         counts = [len(pairs), len(both), solved.count((True, False)), solved.count((False, True))]
-        seconds = [sum(pair[i].run_time for pair in both) for i in (0, 1)]
+        seconds = [sum(pair[i].run_time for pair in both) for i in (0, 1)] if timed else []
         return [name, *map(str, counts), *map(number, seconds)]
 
+    header = ["family", "instances", "both solve", f"only {own}", f"only {theirs}"]
     return table(
-        f"{own} and {theirs} per family; seconds of what both solve",
-        ["family", "instances", "both solve", f"only {own}", f"only {theirs}", f"seconds {own}", f"seconds {theirs}"],
+        f"{own} and {theirs} per family" + "; seconds of what both solve" * timed,
+        header + [f"seconds {own}", f"seconds {theirs}"] * timed,
         [cells(name or "(none)", groups[name]) for name in sorted(groups)],
         last=cells("all", every) if len(groups) > 1 else (),
         kind="counts",
@@ -93,8 +94,8 @@ def listed(caption: str, entries: Sequence[Listed], *, remark: str) -> Element:
     rows: list[list[Child]] = []
     for entry in entries:
         told = tag("div", entry.remark)
-        for name, row in entry.others:
-            fill(told, tag("div", tag("strong", name), f": {row.result} in {number(row.run_time)} s"))
+        for other, row in entry.others:
+            fill(told, tag("div", tag("strong", other.name), f": {row.result}{_in(other, row)}"))
         rows.append([named(entry.row), entry.row.result, f"{number(entry.row.run_time)} s", told])
     return table(caption, ["instance", "verdict", "time", remark], rows, kind="listed")
 
@@ -107,9 +108,14 @@ def conflicts(comparison: Comparison, found: Sequence[Instance]) -> Element:
         for index in sorted(one.rows):
             for row in one.rows[index]:
                 verdict = tag("strong", row.result.upper()) if row.result in SOLVED else row.result
-                fill(told, tag("li", f"{comparison.tables[index].name}: ", verdict, f" in {number(row.run_time)} s"))
+                table_ = comparison.tables[index]
+                fill(told, tag("li", f"{table_.name}: ", verdict, _in(table_, row)))
         rows.append([named(one), told])
     return table("Conflicting verdicts", ["instance", "verdicts"], rows, kind="listed")
+
+
+def _in(source: Table, row: ResultRow) -> str:
+    return f" in {number(row.run_time)} s" if source.timed else ""
 
 
 def named(one: ResultRow | Instance) -> Element:
