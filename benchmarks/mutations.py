@@ -91,7 +91,7 @@ MUTATIONS = (
     ),
     Mutation(
         "float32 facts not rounded outward",
-        "verifier/root.py",
+        "bounds/propagate/interval.py",
         "lower = torch.where(lower.double() > box[0], torch.nextafter(lower, -infinity), lower)",
         "lower = torch.where(lower.double() > box[0], lower, lower)",
         ROUNDING,
@@ -314,10 +314,10 @@ MUTATIONS = (
         ("tests/bounds/test_bound.py",),
     ),
     Mutation(
-        "a line is told where there is none",
+        "an upper line has the slopes of minus the row",
         "bounds/_bound.py",
-        "linear = (bound >= by_box) & torch.isfinite(offset)",
-        "linear = bound <= torch.inf",
+        "above = Line(tuple(-pair[1] for pair in slopes), -minus_offset, many)",
+        "above = Line(tuple(pair[1] for pair in slopes), -minus_offset, many)",
         ("tests/bounds/test_bound.py",),
     ),
     Mutation(
