@@ -20,6 +20,7 @@ _KINDS = {"declare-input": "inputs", "declare-hidden": "hidden", "declare-output
 _RELATIONS: dict[str, Relation] = {"equal-to": "equal-to", "isomorphic-to": "isomorphic-to"}
 _SHAPED = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
 _VERSION = re.compile(r"<(\d{1,9})\.(\d{1,9})>")
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _NAME = re.compile(r"[A-Za-z][\w.:/\-]*")
 _MOST = 2**31 - 64  # elements: columns are int32
 _RANK = 32
@@ -162,8 +163,9 @@ class _Networks:
         place = 'real [8] "name in the ONNX file"' if hidden else "float32 [1,2]"
         words = list(range(opening + 2, closing))
         onnx_name = None
-        if len(words) == 3 and self.tokens.text[self.tokens.start[words[2]]] == ord("'"):
-            onnx_name = self._string(words[2])
+        string = _STRING.fullmatch(self._text(words[2])) if len(words) == 3 else None
+        if string is not None:
+            onnx_name = re.sub(r"\\(.)", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), string[1])
         elif len(words) == 3 and head == "declare-input" and self.tokens.word(words[2]) == "initialized":
             words.pop()
         found = _SHAPED.fullmatch(self.tokens.word(words[1])) if len(words) > 1 else None
@@ -183,10 +185,9 @@ class _Networks:
             )
         return tensor
 
-    def _string(self, token: int) -> str:
-        start, stop = (int(end[token]) for end in (self.tokens.start, self.tokens.stop))
-        text = self.source.data[start + 1 : stop - 1].decode("utf-8", "replace")
-        return re.sub(r"\\(.)", lambda found: {"n": "\n", "t": "\t"}.get(found[1], found[1]), text)
+    def _text(self, token: int) -> str:
+        """A word as it stands in the file, strings included."""
+        return self.source.data[int(self.tokens.start[token]) : int(self.tokens.stop[token])].decode("utf-8", "replace")
 
     def _type(self, token: int, name: str) -> str:
         lower = name.lower()

@@ -175,8 +175,10 @@ def _keyword(tokens: Tokens, token: int) -> int:
 
 
 def split_words(tokens: Tokens) -> Tokens:
-    """The tokens with words that touch taken apart, as `<=X[0]`, `X[0]1.0` or `(declare-inputX`; `2.0-1.0`, which by the grammar is
-    two numbers and to a reader one, stays a word that is no number."""
+    """The tokens with words that touch taken apart, as `<=X[0]`, `X[0]1.0` or `(declare-inputX`.
+
+    `2.0-1.0` is two numbers by the grammar; a word that looks like a difference stays one, which is no number.
+    """
     text = tokens.text
     behind = _positions(text, _touching)
     parts = [np.searchsorted(tokens.start, behind, side="right") - 1]

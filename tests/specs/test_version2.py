@@ -120,6 +120,12 @@ def test_bounds_with_arithmetic_are_bounds():
     assert query.input_box[1][1] >= 0.25
 
 
+def test_names_of_hidden_tensors():
+    """Whatever they hold: blanks, parentheses, comments, quotes."""
+    text = BRAKE.replace('"relu_3"', '"a (b;[0] \\"c\\\\"')
+    assert parse_query(text.encode(), strict=True).composition.networks[0].hidden[0].onnx_name == 'a (b;[0] "c\\'
+
+
 def test_an_input_bounded_by_relations_only():
     text = COPIES.replace("(<= V[0,0] 1.0)", "(<= V[0,0] (+ U[0,0] 0.25)) (<= U[0,0] 1.0)")
     lower, upper = parse_query(text.encode()).input_box
