@@ -195,7 +195,7 @@ class Reader:
             if set(one) <= {()}:
                 return self._scaled(other, one.get((), Fraction(0)))
         result: Polynomial = {}
-        self._count(32 * len(first) * len(second))
+        self._count(64 * len(first) * len(second))
         for left, a in first.items():
             for right, b in second.items():
                 key = tuple(sorted(left + right))
