@@ -12,6 +12,18 @@ from .browser import OVERLAPPING, STICKING_OUT, browser, screenshots, show
 from .pages import conflicting, short, suite
 
 
+class Pages(dict[str, Path]):
+    """Pages by name, made when they are asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = {"real": suite, "made": conflicting, "short": short}[name](self._folder)
+        return self[name]
+
+
 @pytest.fixture(scope="module")
 def running() -> Iterator[Any]:
     chromium = browser()
@@ -24,13 +36,12 @@ def running() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("pages")
-    return {"real": suite(folder), "made": conflicting(folder), "short": short(folder)}
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
+    return Pages(tmp_path_factory.mktemp("pages"))
 
 
 @pytest.mark.parametrize("name", ["real", "made"])
-def test_nothing_overflows(running: Any, pages: dict[str, Path], name: str) -> None:
+def test_nothing_overflows(running: Any, pages: Pages, name: str) -> None:
     """And nothing is fetched or complained of."""
     tab = show(running, pages[name], 375)
     for width in (320, 375, 768, 1280):
@@ -42,7 +53,7 @@ def test_nothing_overflows(running: Any, pages: dict[str, Path], name: str) -> N
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(375, "light"), (1280, "dark")])
-def test_axe_finds_nothing(running: Any, pages: dict[str, Path], width: int, scheme: str) -> None:
+def test_axe_finds_nothing(running: Any, pages: Pages, width: int, scheme: str) -> None:
     """Contrast, roles, names, headings: the checks of axe-core that a program can make, on a short page."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     tab = show(running, pages["short"], width, scheme=scheme)
@@ -52,7 +63,7 @@ def test_axe_finds_nothing(running: Any, pages: dict[str, Path], width: int, sch
     tab.close()
 
 
-def test_it_can_be_printed(running: Any, pages: dict[str, Path]) -> None:
+def test_it_can_be_printed(running: Any, pages: Pages) -> None:
     """On white paper whatever the screen is like, with nothing cut off, on a reasonable number of sheets."""
     tab = show(running, pages["real"], 794, scheme="dark")  # A4 at 96 dots per inch
     tab.emulate_media(media="print", color_scheme="dark")
@@ -66,7 +77,7 @@ def test_it_can_be_printed(running: Any, pages: dict[str, Path]) -> None:
     tab.close()
 
 
-def test_the_keyboard_reaches_everything(running: Any, pages: dict[str, Path]) -> None:
+def test_the_keyboard_reaches_everything(running: Any, pages: Pages) -> None:
     """Links, lists that open, and boxes that scroll; the one that has the focus is outlined."""
     tab = show(running, pages["short"], 375)
     wanted = tab.locator("a:visible, summary:visible, .scroll:visible").count()
@@ -84,7 +95,7 @@ def test_the_keyboard_reaches_everything(running: Any, pages: dict[str, Path]) -
     tab.close()
 
 
-def test_screen_readers_get_figures_and_tables(running: Any, pages: dict[str, Path]) -> None:
+def test_screen_readers_get_figures_and_tables(running: Any, pages: Pages) -> None:
     """As the browser hands them over: figures by their titles, tables with headers where a phone lays them out."""
     tab = show(running, pages["short"], 375)
     told = tab.locator("body").aria_snapshot()
@@ -102,7 +113,7 @@ def test_screen_readers_get_figures_and_tables(running: Any, pages: dict[str, Pa
     tab.close()
 
 
-def test_the_screenshots_of_the_documentation(running: Any, pages: dict[str, Path], tmp_path: Path) -> None:
+def test_the_screenshots_of_the_documentation(running: Any, pages: Pages, tmp_path: Path) -> None:
     """They can be made (``browser.py`` is a script, too), and show something."""
     for picture in screenshots(running, pages["real"], tmp_path):
         assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
