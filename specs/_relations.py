@@ -18,7 +18,7 @@ from provenn.specs._programs import MULTIPLY, NUMBER, OUTPUT, Program, Step, run
 from provenn.specs._query import Query, excluded
 from provenn.specs._source import Source
 
-_ROUNDS, _WORK = 64, 100_000_000  # rounds at least, terms in all of them
+_ROUNDS, _WORK = (64, 20_000), 100_000_000  # rounds at least and at most, terms in all of them
 _GAIN = 1e-3  # of a width; less is not worth another round
 _UNIT = 2.0**-52
 
@@ -126,7 +126,8 @@ class _Relations:
         start = np.concatenate([[0], np.cumsum(terms)[:-1]])
         sibling = np.where(np.arange(len(row)) == start[row], start[row] + 1, start[row])
         pair = (terms == 2)[row]
-        for _ in range(_ROUNDS + _WORK // max(1, len(row))):
+        least_rounds, most_rounds = _ROUNDS
+        for _ in range(min(most_rounds, least_rounds + _WORK // max(1, len(row)))):
             lower, upper = box[0, variable], box[1, variable]
             with np.errstate(invalid="ignore", over="ignore"):
                 least = np.where(factor > 0, factor * lower, factor * upper)
