@@ -60,8 +60,12 @@ def read(networks: Networks | Module | Graph, property: str | os.PathLike[str] |
         return _asked(networks, _of_graph(networks, property))
     if isinstance(property, Query):
         made = composed(property, networks)
-        query = replace(property, element_type=made.element_type)
-        return Given(made.graph, query, made.view, made.models, made.substitution)
+        if made.element_type != property.element_type:
+            raise InputError(
+                f"{property.path}: was read for networks of {property.element_type}, these are of {made.element_type}; "
+                "name its file, or read it with that element_type"
+            )
+        return Given(made.graph, property, made.view, made.models, made.substitution)
     found = resolve(Path(property))
     data = read_bytes(found)
     if is_version_2(data):

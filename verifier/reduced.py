@@ -49,7 +49,9 @@ class Reduced:
     @cached_property
     def read(self) -> np.ndarray:
         """Columns that some row may read, sorted."""
-        return np.union1d(self._rest.atoms.column, np.arange(self.columns, self.output_count))
+        atoms = self.query.atoms
+        left = np.setdiff1d(np.arange(len(atoms)), np.setdiff1d(self.query.base_rows, self._rest.base_rows))
+        return np.union1d(atoms.column[entries(atoms.term_start, left)], np.arange(self.columns, self.output_count))
 
     @cached_property
     def input_box(self) -> tuple[np.ndarray, np.ndarray]:
