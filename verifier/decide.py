@@ -147,7 +147,10 @@ def _verify(
         f"{problem.free_inputs.numel()} of {inputs} inputs free"
     )
     if given.substitution is not None:
-        run.say(f"equalities leave {inputs} of {given.query.input_count} inputs")
+        run.say(
+            f"equalities leave {inputs} of {given.query.input_count} inputs, "
+            f"{len(given.substitution.shifted)} of them differences of two"
+        )
     if special.graph is not graph:
         run.say(
             f"specialised: {inputs - problem.hull[0].shape[1]} inputs folded, "

@@ -12,7 +12,7 @@ from provenn.bounds.graph.compose import Substitution, compose
 from provenn.errors import InputError
 from provenn.specs import Composition, Network, Query, Tensor, read_bytes, resolve
 from provenn.verifier.arguments import Networks, named
-from provenn.verifier.equalities import solve
+from provenn.verifier.equalities import near, solve
 from provenn.verifier.reduced import Reduced
 from provenn.verifier.sessions import Model
 
@@ -49,9 +49,9 @@ def composed(query: Query, networks: Networks) -> Composed:
         models.append(Model(path, hidden, tuple(tensor.shape for tensor in network.inputs)))
     _check_relations(composition, paths)
     element_type = _element_type(chosen)
-    substitution = solve(composition.equalities, composition.input_count)
+    substitution = solve(composition.equalities, composition.input_count, near(query))
     graph = compose(chosen, substitution, composition.passed, composition.monomials, str(paths[0]))
-    if len(substitution.free) == composition.input_count:
+    if not len(substitution.solved) and len(substitution.free) == composition.input_count:
         return Composed(graph, query, models, None, element_type)
     view = Reduced(query, substitution, composition.column_count)
     return Composed(graph, view, models, substitution, element_type)

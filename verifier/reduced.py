@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 
 from provenn.bounds.graph.compose import Substitution
 from provenn.specs import ClauseBatch, Query
+from provenn.specs._atoms import LOWER, UPPER
 
 # Relative errors of a solved input's range, and of a row that an equality makes void.
 _OUTWARD, _VOID = 1e-12, 1e-6
@@ -61,7 +62,9 @@ class Reduced:
     @cached_property
     def fixed(self) -> np.ndarray:
         """bool ``[free]``: which have the same literal as both bounds in every clause, or are equal to such a one."""
-        return self.substitution.merged(np.logical_or, self.query.fixed)
+        found = self.substitution.merged(np.logical_or, self.query.fixed)
+        found[self.substitution.place[self.substitution.shifted]] = False
+        return found
 
     def batches(self, maximum: int) -> Iterator[ClauseBatch]:
         """As the query's own; clauses in which equal inputs exclude each other are left out, too."""
@@ -70,7 +73,7 @@ class Reduced:
 
     @cached_property
     def _rest(self) -> Query:
-        """The query without rows that the substitution makes void: they say nothing, or next to nothing, more.
+        """The query without rows that hold, or nearly, wherever the substitution leads.
 
         To leave out a row can only make the violation larger, and a witness is judged by the query itself.
         """
@@ -87,17 +90,20 @@ class Reduced:
         shape = (len(base), len(sub.source))
         rows = csr_array((atoms.coefficient[terms][about_inputs], (owner[about_inputs], variable)), shape)
         size = abs(rows).max(1).toarray().reshape(-1)
-        left = abs(rows @ self._of_free).max(1).toarray().reshape(-1)
         constant = rows[:, sub.solved] @ sub.bias
-        loose = constant <= atoms.value[base] + _VOID * (np.abs(constant) + size)
-        void = np.asarray(~other & (left <= _VOID * size) & loose)
+        left, (lower, upper) = rows @ self._of_free, self.input_box
+        slack = _VOID * (np.abs(constant) + size)
+        most = left.maximum(0) @ upper + left.minimum(0) @ lower + constant
+        least = left.maximum(0) @ lower + left.minimum(0) @ upper + constant
+        one_side = (atoms.side[base] != LOWER | UPPER) | (least >= atoms.value[base] - slack)
+        void = np.asarray(~other & one_side & (most <= atoms.value[base] + slack))
         return replace(query, base_rows=base[~void]) if void.any() else query
 
     @property
     def _of_free(self) -> csr_array:
         """The factors ``[inputs, free]`` of free inputs in all inputs."""
         sub = self.substitution
-        equal = np.flatnonzero(sub.place >= 0)
+        equal = np.setdiff1d(np.flatnonzero(sub.place >= 0), sub.solved)
         term, solved = np.nonzero(sub.weight)
         row, column = np.concatenate([equal, sub.solved[solved]]), [sub.place[equal], sub.place[sub.terms[term]]]
         value = np.concatenate([np.ones(len(equal)), sub.weight[term, solved]])

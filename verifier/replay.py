@@ -16,6 +16,9 @@ from provenn.specs import Query
 from provenn.verifier.result import Witness
 from provenn.verifier.sessions import Model, Session, TorchModel, TorchSession
 
+_INWARD = (1, 4, 16)
+"""Roundings by which a difference is moved into its range: what a checker computes of it rounds, too."""
+
 
 class Replay:
     """Runs networks on onnxruntime (CPU), torch modules on torch, and judges inputs by a property, with tolerance zero.
@@ -120,18 +123,28 @@ class Replay:
         return None
 
     def _whole(self, point: np.ndarray) -> Iterator[np.ndarray]:
-        """All inputs; where equalities with arithmetic determine some, each of their roundings in turn."""
+        """All inputs; where others determine some, several in turn: rounded to nearest, up and down, then with
+        differences of two inputs moved into their range."""
+        sub = self.substitution
         with np.errstate(over="ignore"):
-            if self.substitution is None or len(point) == self.query.input_count:
-                yield point.astype(self._element)
+            point = point.astype(self._element)
+            if sub is None:
+                yield point
                 return
-            whole = self.substitution.lift(point.astype(self._element)).astype(self._element)
+            whole = sub.lift(point).astype(self._element)
         yield whole
-        solved = self.substitution.solved
-        for end in (np.inf, -np.inf) if len(solved) else ():
+        for end in (np.inf, -np.inf) if len(sub.solved) > len(sub.shifted) else ():
             moved = whole.copy()
-            moved[solved] = np.nextafter(whole[solved], self._element.type(end))
+            moved[sub.solved] = np.nextafter(whole[sub.solved], self._element.type(end))
             yield moved
+        if len(sub.shifted):
+            difference = point[sub.place[sub.shifted]].astype(np.float64)
+            inward = np.sign(0.5 * sub.shift_lower + 0.5 * sub.shift_upper - difference)
+            size = np.finfo(self._element).eps * (np.abs(whole[sub.shifted]) + np.abs(difference))
+            for steps in _INWARD:
+                moved = whole.astype(np.float64)
+                moved[sub.shifted] += steps * inward * size
+                yield moved.astype(self._element)
 
     def _judged(self, point: np.ndarray) -> Witness | None:
         """The witness that all inputs, in their element type, are."""

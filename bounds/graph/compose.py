@@ -8,7 +8,7 @@ the graph's own input has fewer elements than X: a ``Substitution`` says how the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -30,6 +30,9 @@ class Substitution:
     ``source`` int ``[n]``: the free input (a position in X, its own for a free one) that an input is equal to, -1 for
     those in ``solved``. X[solved[j]] is ``X[terms] @ weight[:, j] + bias[j]``, up to ``radius[j]`` in X where all that
     is read is free. ``weight`` ``[terms, solved]`` and ``bias`` are float64, ``weight_radius`` what they lack.
+
+    The place of an input in ``shifted`` (solved, but with a place of its own) holds its difference to another input,
+    which lies in ``shift_lower`` to ``shift_upper``, instead of its value.
     """
 
     source: np.ndarray
@@ -39,6 +42,9 @@ class Substitution:
     weight_radius: np.ndarray
     bias: np.ndarray
     radius: np.ndarray
+    shifted: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    shift_lower: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    shift_upper: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     @staticmethod
     def none(count: int) -> Substitution:
@@ -72,14 +78,17 @@ class Substitution:
 
     def together(self, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Boxes ``[.., n]`` as boxes of the free inputs: equal inputs share what all their boxes have."""
-        return self.merged(np.maximum, lower), self.merged(np.minimum, upper)
+        low, high = self.merged(np.maximum, lower), self.merged(np.minimum, upper)
+        low[..., self.place[self.shifted]] = self.shift_lower
+        high[..., self.place[self.shifted]] = self.shift_upper
+        return low, high
 
     def lift(self, x: np.ndarray) -> np.ndarray:
         """All inputs ``[n]`` from free ones ``[free]``; float64, solved ones rounded to nearest."""
         x = np.asarray(x, np.float64)
         whole = x[np.maximum(self.place, 0)]
         if len(self.solved):
-            whole[self.solved] = whole[self.terms] @ self.weight + self.bias
+            whole[self.solved] = x[self.place[self.terms]] @ self.weight + self.bias
         return whole
 
 

@@ -17,7 +17,7 @@ from provenn.bounds.propagate.interval import interval_boxes
 from provenn.bounds.propagate.plan import Plan
 from provenn.errors import ModelError
 from provenn.specs import Equality
-from provenn.verifier.equalities import solve
+from provenn.verifier.equalities import Difference, solve
 
 RANDOM = np.random.default_rng(5)
 FREE = Substitution.none
@@ -99,6 +99,21 @@ def test_radii_are_kept_apart():
     box = torch.zeros(1, 1, len(found.free), dtype=torch.float64)
     lower, upper = interval_boxes(plan, {graph.inputs[0]: (box, box)})[graph.outputs[0]]
     assert float(lower.flatten()[0]) <= -0.2 and float(upper.flatten()[0]) >= 0.2
+
+
+def test_differences_take_the_place_of_inputs():
+    found = solve([], 3, [Difference(0, 2, -0.1, 0.2), Difference(1, 2, -0.1, 0.1), Difference(2, 1, 0.0, 0.1)])
+    assert found.shifted.tolist() == [2] and found.free.tolist() == [0, 1, 2]  # the others are about what was replaced
+    assert found.lift(np.array([1.0, 5.0, 0.125])).tolist() == [1.0, 5.0, 1.125]
+    lower, upper = found.together(np.array([[-1.0, -2.0, -3.0]]), np.array([[1.0, 2.0, 3.0]]))
+    assert lower.tolist() == [[-1.0, -2.0, -0.1]] and upper.tolist() == [[1.0, 2.0, 0.2]]
+    f = small(3, 2)
+    graph = compose([f], found, [2])
+    for _ in range(3):
+        x = RANDOM.normal(size=3)
+        whole = found.lift(x)
+        expected = np.concatenate([value(f, whole), whole[[2, 2]]])  # the last column is what is solved
+        np.testing.assert_allclose(value(graph, x), expected, rtol=1e-12)
 
 
 # -- what a caller expects of a file ---------------------------------------------------------------------

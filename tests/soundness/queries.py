@@ -97,6 +97,7 @@ class Case:
     scalars: set[str] = field(default_factory=set)
     box: dict[tuple[str, int], tuple[float, float]] = field(default_factory=dict)
     tied: dict[tuple[str, int], tuple[tuple[str, int], float]] = field(default_factory=dict)
+    near: dict[tuple[str, int], tuple[tuple[str, int], float]] = field(default_factory=dict)
     formula: Any = None
 
     def __post_init__(self) -> None:
@@ -138,6 +139,8 @@ class Case:
                 self.box[tensor, i] = float(np.round(centre - half, 3)), float(np.round(centre + half, 3))
                 if tensor == "U" and self.random.random() < 0.5:
                     self.tied["U", i] = ("A", i), float(self.random.choice([0.0, 0.0, 0.125, -0.1]))
+                elif tensor == "U" and self.random.random() < 0.5:
+                    self.near["U", i] = ("A", i), float(self.random.choice([0.02, 0.1]))
 
     # -- formulas ----------------------------------------------------------------------------------------
 
@@ -190,6 +193,9 @@ class Case:
             f"(assert (== {self.name(v)} {self.name(to) if not by else f'(+ {self.name(to)} {by!r})'}))"
             for v, (to, by) in self.tied.items()
         ]
+        for v, (to, by) in self.near.items():
+            one, other = self.name(v), self.name(to)
+            ties.append(f"(assert (and (<= (- {one} {other}) {by!r}) (<= {other} (+ {one} {by!r}))))")
         lines = ["(vnnlib-version <2.0>)", *self.declared, *bounds, *ties, f"(assert {self.shown(self.formula)})"]
         return "\n".join(lines) + "\n"
 
@@ -219,7 +225,7 @@ class Case:
     # -- meaning -----------------------------------------------------------------------------------------
 
     def points(self, count: int) -> Values:
-        """Random inputs that satisfy the equalities; what an equality gives may leave its box."""
+        """Random inputs that satisfy the relations; what a relation gives may leave its box."""
         return self._tie({
             name: np.stack([self.random.uniform(*self.box[name, i], count) for i in range(size)], 1)
             for name, (_, size) in self.inputs.items()
@@ -228,6 +234,8 @@ class Case:
     def _tie(self, x: Values) -> Values:
         for (name, i), ((other, j), by) in self.tied.items():
             x[name][:, i] = x[other][:, j] + by
+        for (name, i), ((other, j), by) in self.near.items():
+            x[name][:, i] = x[other][:, j] + np.clip(x[name][:, i] - x[other][:, j], -by, by)
         return x
 
     def values(self, x: Values) -> Values:
@@ -240,7 +248,7 @@ class Case:
         return found
 
     def robustness(self, x: Values) -> np.ndarray:
-        """Of everything that is asserted but the equalities, ``[points]``."""
+        """Of everything that is asserted but relations of inputs, ``[points]``."""
         values = self.values(x)
         bounds = [
             margin

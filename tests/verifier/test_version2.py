@@ -53,6 +53,7 @@ def two(folder: Path, network: Path, *assertions: str) -> Result:
 
 
 SAME_0, SAME_1 = "(== V[0,0] U[0,0])", "(== V[0,1] U[0,1])"
+NEAR = [f"(and (<= (- V[0,{i}] U[0,{i}]) 0.05) (<= (- U[0,{i}] V[0,{i}]) 0.05))" for i in (0, 1)]
 LESS, MORE = "(<= Q[0,0] P[0,0])", "(>= Q[0,0] P[0,0])"
 
 
@@ -70,6 +71,10 @@ LESS, MORE = "(<= Q[0,0] P[0,0])", "(>= Q[0,0] P[0,0])"
         ([SAME_1, "(== (* 2.0 V[0,0]) (+ U[0,0] 0.5))", "(<= V[0,0] -0.25)", "(<= U[0,0] -0.9)"], "sat"),
         ([SAME_0, SAME_1, "(> Q[0,0] (+ P[0,0] 0.001))"], "unsat"),
         ([SAME_0, SAME_1, "(<= V[0,0] -0.5)", "(>= U[0,0] 0.5)"], "unsat"),
+        # never far apart: the search sees a difference in the place of an input
+        ([*NEAR, "(> Q[0,0] (+ P[0,0] 0.19))"], "unsat"),
+        ([*NEAR, "(> Q[0,0] (+ P[0,0] 0.099))"], "sat"),
+        ([*NEAR, "(> V[0,0] (+ U[0,0] 0.051))"], "unsat"),
         # a disc and a line that does not meet it, then one that does
         (["(<= (+ (* U[0,0] U[0,0]) (* U[0,1] U[0,1])) 0.5)", "(>= (+ U[0,0] U[0,1]) 1.01)"], "unsat"),
         (["(<= (+ (* U[0,0] U[0,0]) (* U[0,1] U[0,1])) 0.5)", "(>= (+ U[0,0] U[0,1]) 0.99)"], "sat"),
