@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+PATIENCE = 120_000.0
+"""Milliseconds that a step may take: the machine may be busy."""
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 # What sticks out of the window on the right, boxes that scroll by themselves left out, and texts that stick out of
@@ -56,7 +58,7 @@ def browser() -> Iterator[Any]:
     program = next((path for name in PROGRAMS if (path := shutil.which(name))), None)
     with sync_playwright() as playwright:
         try:
-            running = playwright.chromium.launch(executable_path=program)
+            running = playwright.chromium.launch(executable_path=program, timeout=PATIENCE)
         except Error as error:
             raise RuntimeError(f"no Chromium: {str(error).splitlines()[0]}") from error
         yield running
@@ -66,6 +68,7 @@ def browser() -> Iterator[Any]:
 def show(running: Any, path: Path, width: int, height: int = 900, scheme: str = "light") -> Any:
     """A tab of that size with the page; what it complains of and fetches is in ``tab.complaints``."""
     tab = running.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    tab.set_default_timeout(PATIENCE)
     tab.complaints = []
     tab.on("console", lambda message: tab.complaints.append(message.text))
     tab.on("pageerror", lambda error: tab.complaints.append(str(error)))
