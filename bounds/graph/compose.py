@@ -19,6 +19,7 @@ from provenn.bounds.graph._fuse import fuse, prune
 from provenn.bounds.graph._graph import Graph, Node
 from provenn.bounds.graph._share import share
 
+_MARK = "graph"
 ELEMENT_TYPE = "float64"
 """Of values that no network computes: they are real numbers."""
 
@@ -118,6 +119,7 @@ def compose(
         indices[substitution.solved] = own.size + np.arange(len(substitution.solved))
     taken = 0
     columns: list[Value] = []
+    kinds = list(dict.fromkeys(map(id, graphs)))
     for graph in graphs:
         tensors = []
         for index in graph.inputs:
@@ -126,7 +128,7 @@ def compose(
             places = indices[taken : taken + node.size].reshape(node.shape)
             tensors.append(_typed(builder, builder.assemble(parts, places), node.scalar_type))
             taken += node.size
-        columns += _placed(builder, graph, tensors)
+        columns += _placed(builder, graph, tensors, kinds.index(id(graph)))
     builder.name = builder.origin = "what the query reads"
     flat = [_typed(builder, builder.reshape(part, (1, part.size)), ELEMENT_TYPE) for part in columns]
     if len(chosen):
@@ -136,7 +138,8 @@ def compose(
         joined = builder.concat([joined, _products(builder, joined, products)], 1)
     if len(substitution.solved):
         joined = builder.concat([joined, parts[1]], 1)
-    nodes, inputs, outputs = prune(*fuse(*prune(*share(builder.nodes, [own.index], [joined.index]))))
+    shared, *ends = share(builder.nodes, [own.index], [joined.index])
+    nodes, inputs, outputs = prune(*fuse(*prune([_unmarked(node) for node in shared], *ends)))
     metadata = {**graphs[0].metadata, "symbolic": ()}
     return Graph(tuple(nodes), tuple(inputs), tuple(outputs), source or graphs[0].source, metadata)
 
@@ -161,15 +164,26 @@ def _solved(builder: Builder, own: Value, substitution: Substitution) -> Value:
     return builder.linear(read, weight, Constant(substitution.bias, None, radius))
 
 
-def _placed(builder: Builder, graph: Graph, inputs: Sequence[Value]) -> list[Value]:
-    """The nodes of a graph behind given inputs; its outputs. Constants are shared with the graph."""
+def _placed(builder: Builder, graph: Graph, inputs: Sequence[Value], kind: int) -> list[Value]:
+    """The nodes of a graph behind given inputs; its outputs. Constants are shared with the graph.
+
+    Constants that are known up to a radius may differ between graphs of another ``kind`` though they look alike: a mark
+    keeps such nodes from being taken for the same value.
+    """
     position: dict[int, int] = {index: value.index for index, value in zip(graph.inputs, inputs, strict=True)}
     for index, node in enumerate(graph.nodes):
         if index not in position:
             moved = tuple(position[operand] for operand in node.inputs)
-            builder.nodes.append(replace(node, inputs=moved))
+            marked = {_MARK: kind} if any(name.endswith("radius") for name in node.attributes) else {}
+            builder.nodes.append(replace(node, inputs=moved, attributes={**node.attributes, **marked}))
             position[index] = len(builder.nodes) - 1
     return [_value(builder.nodes, position[index]) for index in graph.outputs]
+
+
+def _unmarked(node: Node) -> Node:
+    if _MARK not in node.attributes:
+        return node
+    return replace(node, attributes={name: value for name, value in node.attributes.items() if name != _MARK})
 
 
 def _value(nodes: Sequence[Node], index: int) -> Value:

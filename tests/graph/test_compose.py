@@ -63,6 +63,17 @@ def test_copies_at_equal_inputs_are_computed_once():
     np.testing.assert_allclose(value(apart, x)[2:], value(f, x[[3, 1, 2]]))
 
 
+def test_constants_that_only_look_alike_are_kept_apart():
+    """Two networks whose folded weights agree up to their radii are two networks; two copies of one are one."""
+    inexact = {"weight": np.ones((1, 1)), "weight_radius": np.full((1, 1), 1e-3)}
+    nodes = Node("input", (), (1, 1)), Node("linear", (0,), (1, 1), inexact)
+    first, second = Graph(nodes, (0,), (1,)), Graph(nodes, (0,), (1,))
+    same = solve([Equality((0, 1), (Fraction(1), Fraction(-1)), Fraction(0), Fraction(0))], 2)
+    for pair, count in (([first, first], 1), ([first, second], 2)):
+        assert sum(node.operator == "linear" for node in compose(pair, same).nodes) == count
+    assert all("graph" not in node.attributes for node in compose([first, second], same).nodes)
+
+
 def test_solved_inputs_contain_all_that_the_slack_allows():
     # V = 2 U - W + 0.1 up to a slack, and T equal to V
     slack = Fraction(1, 1000)
