@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,24 +31,9 @@ standard error.
 
 def _existing(_context: click.Context, parameter: click.Parameter, value: str) -> str:
     """Refuse what is certainly not a readable file before anything heavy is loaded."""
-    return _readable(value, (parameter.name or "").removesuffix("_path"))
+    from provenn.verifier.arguments import readable
 
-
-def _readable(value: str, name: str) -> str:
-    """The path of a file that can be read; ``name`` says what it is. Raises InputError."""
-    if os.path.isdir(value):
-        raise InputError(f"{name} {value!r} is a directory, expected a file")
-    try:
-        mode = os.stat(value).st_mode
-        if stat.S_ISFIFO(mode) and name == "property":
-            return value  # it may wait for its writer for ever: read where the time limit holds
-        if not stat.S_ISREG(mode):
-            pipe = " or a pipe" if name == "property" else ""
-            raise InputError(f"{name} {value!r} is not a regular file{pipe}; copy it into one")
-        with open(value, "rb"):
-            return value
-    except OSError as error:
-        raise InputError(f"cannot read {name} {value!r}: {error.strerror}") from error
+    return readable(value, (parameter.name or "").removesuffix("_path"))
 
 
 def _options(**given: Any) -> Options:
@@ -94,9 +78,9 @@ def _what(files: Sequence[str], assignments: Sequence[str]) -> tuple[Networks, s
     if isinstance(networks, Mapping):
         found = {name: arguments.present(path) for name, path in networks.items()}
         for path in found.values():
-            _readable(path, "network")
-        return found, _readable(files[-1], "property")
-    return _readable(os.fspath(networks), "network"), _readable(files[-1], "property")
+            arguments.readable(path, "network")
+        return found, arguments.readable(files[-1], "property")
+    return arguments.readable(os.fspath(networks), "network"), arguments.readable(files[-1], "property")
 
 
 @commands.command(epilog=EPILOG)

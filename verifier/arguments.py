@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -58,3 +59,20 @@ def present(path: PathLike) -> str:
     """A file as it is named, or its packed form where only that exists."""
     name = os.fspath(path)
     return f"{name}.gz" if not os.path.exists(name) and os.path.exists(f"{name}.gz") else name
+
+
+def readable(path: str, name: str) -> str:
+    """The path of a file that can be read; ``name`` says what it is. Raises InputError."""
+    if os.path.isdir(path):
+        raise InputError(f"{name} {path!r} is a directory, expected a file")
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISFIFO(mode) and name == "property":
+            return path  # it may wait for its writer for ever: read where the time limit holds
+        if not stat.S_ISREG(mode):
+            pipe = " or a pipe" if name == "property" else ""
+            raise InputError(f"{name} {path!r} is not a regular file{pipe}; copy it into one")
+        with open(path, "rb"):
+            return path
+    except OSError as error:
+        raise InputError(f"cannot read {name} {path!r}: {error.strerror}") from error

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -26,15 +22,13 @@ from provenn.specs import (
     resolve,
     unfinished,
 )
+from provenn.verifier import launch
 from provenn.verifier.arguments import named
+from provenn.verifier.launch import Job, Launcher, launcher
 from provenn.verifier.options import available_threads
-from provenn.verifier.report import ANSWERED, REFUSED, one_line
+from provenn.verifier.report import ANSWERED, REFUSED, deliver
 from provenn.verifier.targets import check_target, make_folder
 from provenn.verifier.watchdog import raising_on_termination
-
-OVERTIME = 10.0
-"""Seconds after its own limit at which a process that does not end by itself is ended."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -48,30 +42,41 @@ class Plan:
     seed: int = 0
     witnesses: str | None = None
     reports: str | None = None
-    command: Sequence[str] = field(default=(sys.executable, "-m", "provenn.cli", "verify"))
+    launcher: Callable[[int], Launcher] = launcher
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not self.timeout > 0:
             raise InputError(f"bench got timeout={self.timeout!r}, expected a positive number of seconds")
 
+    @property
+    def threads_each(self) -> int:
+        """Threads of one instance."""
+        return self.threads or max(1, available_threads() // self.jobs)
+
     def limit(self, instance: Instance) -> float:
         """Seconds that an instance gets."""
         return instance.timeout if self.timeout is None else self.timeout
 
-    def arguments(self, instance: Instance) -> list[str]:
-        """The command of one instance."""
-        threads = self.threads or max(1, available_threads() // self.jobs)
-        command = [*self.command, _network(instance), str(instance.property_path)]
-        command += ["--timeout", repr(self.limit(instance)), "--device", self.device]
-        command += ["--threads", str(threads), "--seed", str(self.seed)]
-        if self.memory is not None:
-            command += ["--memory", f"{self.memory:g}"]
+    def job(self, instance: Instance, keep: bool = False) -> Job:
+        """What has to be answered for one instance; ``keep``: others are about the same network."""
+        options = {
+            "timeout": self.limit(instance),
+            "device": self.device,
+            "threads": self.threads_each,
+            "memory": self.memory,
+            "seed": self.seed,
+        }
+        networks = {name: str(resolve(instance.folder / p)) for name, p in several(instance.network).items()}
+        network = networks or str(instance.network_path)
+        return Job(networks=network, property_path=str(instance.property_path), options=options, keep=keep)
+
+    def files(self, instance: Instance) -> dict[str, str | None]:
+        """Where an instance's witness and report go."""
         name = stem(instance)
-        if self.witnesses is not None:
-            command += ["--witness", str(Path(self.witnesses) / f"{name}.counterexample")]
-        if self.reports is not None:
-            command += ["--json", str(Path(self.reports) / f"{name}.json")]
-        return command
+        return {
+            "witness": None if self.witnesses is None else str(Path(self.witnesses) / f"{name}.counterexample"),
+            "json_file": None if self.reports is None else str(Path(self.reports) / f"{name}.json"),
+        }
 
 
 class View(Protocol):
@@ -137,16 +142,19 @@ def _run_all(
     instances: Sequence[Instance], plan: Plan, view: View
 ) -> Generator[tuple[ResultRow, str], None, None]:
     """Rows as they come, ``plan.jobs`` at a time. Whatever stops the caller ends the processes too."""
-    running: set[subprocess.Popen[str]] = set()
-    stop = threading.Event()
+    if not instances:
+        return
+    networks = Counter((instance.folder, instance.network) for instance in instances)
     waiting = iter(instances)
+    started = plan.launcher(plan.threads_each)
     with ThreadPoolExecutor(plan.jobs) as pool:
         tasks: set[Any] = set()
         try:
             while True:
                 for instance in waiting:
                     view.started(instance)
-                    tasks.add(pool.submit(_run_one, instance, plan, running, stop))
+                    keep = networks[instance.folder, instance.network] > 1
+                    tasks.add(pool.submit(_run_one, instance, plan, started, keep))
                     if len(tasks) == plan.jobs:
                         break
                 if not tasks:
@@ -155,50 +163,15 @@ def _run_all(
                 for task in finished:
                     yield task.result()
         finally:
-            stop.set()
-            for process in list(running):
-                process.send_signal(signal.SIGTERM)
+            started.close()
 
 
-def _run_one(
-    instance: Instance, plan: Plan, running: set[Any], stop: threading.Event
-) -> tuple[ResultRow, str]:
+def _run_one(instance: Instance, plan: Plan, started: Launcher, keep: bool) -> tuple[ResultRow, str]:
     """One instance in its process; an instance that fails in any way is a row with ``error``."""
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}  # no module of the current folder shadows a library
-    limit, start = plan.limit(instance), time.monotonic()
-    verdict, error = "error", ""
-    try:
-        process = subprocess.Popen(
-            plan.arguments(instance),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            env=environment,
-            start_new_session=True,  # Ctrl-C is this process's to handle
-        )
-    except OSError as problem:
-        return _row(instance, "error", 0.0), str(problem)
-    running.add(process)
-    try:
-        if stop.is_set():
-            process.terminate()
-        output, complaint = process.communicate(timeout=limit + OVERTIME)
-        first = output.partition("\n")[0].strip()
-        if process.returncode in (ANSWERED, REFUSED) and first in VERDICTS:
-            verdict = first  # REFUSED with a verdict: a file could not be written, the verdict stands
-        if process.returncode != ANSWERED or verdict == "error":
-            error = one_line(complaint).removeprefix("provenn: ") or f"exit status {process.returncode}"
-    except subprocess.TimeoutExpired:
-        error = f"did not end {OVERTIME:g} s after its time limit"
-    finally:
-        seconds = time.monotonic() - start
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        running.discard(process)
-    return _row(instance, verdict, seconds), error
+    answer, seconds = launch.answer(started, plan.job(instance, keep))
+    verdict = answer.report["verdict"] if answer.code in (ANSWERED, REFUSED) else "error"
+    errors = deliver(answer, lambda text: None, **plan.files(instance))  # a verdict stands without its files
+    return _row(instance, verdict, seconds), " | ".join(errors)
 
 
 def several(network: str) -> dict[str, str]:
@@ -209,12 +182,6 @@ def several(network: str) -> dict[str, str]:
         if isinstance(networks, Mapping):
             return {name: os.fspath(path) for name, path in networks.items()}
     return {}
-
-
-def _network(instance: Instance) -> str:
-    """What ``verify`` takes as the network: a file or a list of them."""
-    found = [(name, str(resolve(instance.folder / path))) for name, path in several(instance.network).items()]
-    return repr(found) if found else str(instance.network_path)
 
 
 def stem(instance: Instance | ResultRow) -> str:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenn.bounds.graph import Graph, read_module, read_onnx, symbolic_note
+from provenn.bounds.graph import Graph, read_module, symbolic_note
 from provenn.bounds.graph.compose import Substitution, compose
 from provenn.errors import InputError
 from provenn.specs import Query, is_version_2, parse_query, read_bytes, read_query, resolve
+from provenn.verifier import held
 from provenn.verifier.arguments import Networks, named
 from provenn.verifier.networks import composed
 from provenn.verifier.reduced import Reduced
@@ -52,6 +53,12 @@ class Given:
 
 def read(networks: Networks | Module | Graph, property: str | os.PathLike[str] | Query) -> Given:
     """Read a property and the networks that it is about. Raises ModelError, PropertyError or InputError."""
+    given = _read(networks, property)
+    held.keep()
+    return given
+
+
+def _read(networks: Networks | Module | Graph, property: str | os.PathLike[str] | Query) -> Given:
     if isinstance(property, Query) and property.composition is None:
         return _asked(networks, property)
     if not isinstance(networks, (str, os.PathLike, Mapping)):
@@ -76,7 +83,7 @@ def read(networks: Networks | Module | Graph, property: str | os.PathLike[str] |
             made = composed(query, networks)
         return Given(made.graph, query, made.view, made.models, made.substitution)
     path = _only(networks, found)
-    graph = read_onnx(path)
+    graph = held.read_network(path)
     if len(graph.inputs) != 1 or len(graph.outputs) != 1:
         raise InputError(
             f"{path}: the network has {len(graph.inputs)} inputs and {len(graph.outputs)} outputs; "
@@ -136,7 +143,7 @@ def _graph_of(networks: Networks | Module | Graph, query: Query | None) -> Graph
     if isinstance(networks, Graph):
         return networks
     if isinstance(networks, (str, os.PathLike, Mapping)):
-        return read_onnx(_only(networks, Path("the property")))
+        return held.read_network(_only(networks, Path("the property")))
     if not hasattr(networks, "forward"):
         raise InputError(
             f"verify got {type(networks).__name__}, expected a file, files by name, a torch.nn.Module or a Graph"

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from provenn.bounds.graph import Expected, Graph, Interface, check_isomorphic, read_onnx
+from provenn.bounds.graph import Expected, Graph, Interface, check_isomorphic
 from provenn.bounds.graph.compose import Substitution, compose
 from provenn.errors import InputError
 from provenn.specs import Composition, Network, Query, Tensor, read_bytes, resolve
+from provenn.verifier import held
 from provenn.verifier.arguments import Networks, named
 from provenn.verifier.equalities import near, solve
 from provenn.verifier.reduced import Reduced
@@ -43,7 +44,7 @@ def composed(query: Query, networks: Networks) -> Composed:
         interface = interface_of(network)
         key = path, _nameless(interface)
         if key not in graphs:
-            graphs[key] = read_onnx(path, interface)
+            graphs[key] = held.read_network(path, interface)
         chosen.append(graphs[key])
         hidden = tuple(tensor.onnx_name or "" for tensor in network.hidden)
         models.append(Model(path, hidden, tuple(tensor.shape for tensor in network.inputs)))

@@ -6,6 +6,7 @@ Nothing heavy is imported at the top: the process that waits and prints must sta
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import json
 import logging
@@ -198,6 +199,7 @@ def _write_assignments(folder: str, answer: Answer) -> None:
     write(folder, {**answer.report["witness"], "type": answer.element_type})
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """What a report needs to be reproduced; imports none of the libraries."""
     from importlib import metadata

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 Message = dict[str, Any]
 Send = Callable[[Message], None]
@@ -42,6 +42,16 @@ class Outcome:
     message: Message = field(default_factory=dict)
     detail: str = ""
     progress: Message = field(default_factory=dict)
+
+
+class Watched(Protocol):
+    """A process whose work is waited for."""
+
+    @property
+    def process(self) -> int: ...
+    def has_ended(self) -> bool: ...
+    def ending(self) -> str:
+        """What ended the process, in words; waits for it."""
 
 
 class Terminated(BaseException):
@@ -94,17 +104,17 @@ def supervise(
     child = os.fork()
     if child == 0:
         os.close(reader)
-        _run_child(work, writer, verbose)
+        run_child(work, writer, verbose)
     os.close(writer)
     try:
         with raising_on_termination():
-            return _wait(child, reader, deadline, memory, watch)
+            return wait(_Child(child), reader, deadline, memory, watch)
     finally:
         os.close(reader)
         _end(child)
 
 
-def _run_child(work: Work, writer: int, verbose: bool) -> None:
+def run_child(work: Work, writer: int, verbose: bool) -> None:
     """The child's whole life; never returns into the parent's code."""
     code = 1
     try:
@@ -166,8 +176,10 @@ def raising_on_termination() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _wait(child: int, reader: int, deadline: float, memory: float | None, watch: Watch | None) -> Outcome:
-    """Read messages until the answer, the end of the child, or the deadline."""
+def wait(
+    child: Watched, reader: int, deadline: float, memory: float | None = None, watch: Watch | None = None
+) -> Outcome:
+    """Read a process's messages until the answer, its end, or the deadline; see ``supervise``."""
     pending: list[bytes] = []
     last = Message()
     while True:
@@ -178,7 +190,7 @@ def _wait(child: int, reader: int, deadline: float, memory: float | None, watch:
         if ready:
             data = os.read(reader, 1 << 20)
             if not data:
-                return Outcome("crash", detail=_ending(child), progress=last)
+                return Outcome("crash", detail=child.ending(), progress=last)
             first, *others = data.split(b"\n")
             pending.append(first)
             for start in others:
@@ -186,29 +198,36 @@ def _wait(child: int, reader: int, deadline: float, memory: float | None, watch:
                 if "answer" in message:
                     return Outcome("answer", message["answer"], progress=last)
                 last = message
-        elif _has_ended(child) and not select.select([reader], [], [], 0)[0]:
+        elif child.has_ended() and not select.select([reader], [], [], 0)[0]:
             # Its own children may hold the pipe open, so the end of the pipe is not to be waited for.
-            return Outcome("crash", detail=_ending(child), progress=last)
-        if memory is not None and (used := _resident(child)) > memory:
+            return Outcome("crash", detail=child.ending(), progress=last)
+        if memory is not None and (used := _resident(child.process)) > memory:
             return Outcome("memory", detail=f"{used:.2f} GB used, {memory:g} GB allowed", progress=last)
         if watch is not None:
             watch(last)
 
 
-def _has_ended(child: int) -> bool:
-    """Whether the child has ended; it stays to be collected."""
-    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+@dataclass(frozen=True)
+class _Child:
+    """A process of our own; it stays to be collected."""
+
+    process: int
+
+    def has_ended(self) -> bool:
+        return os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def ending(self) -> str:
+        status = os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOWAIT)
+        assert status is not None
+        return ending(status.si_status if status.si_code == os.CLD_EXITED else -status.si_status)
 
 
-def _ending(child: int) -> str:
-    """What ended the child, in words; waits for it."""
-    status = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
-    assert status is not None
-    if status.si_code == os.CLD_EXITED:
-        return f"ended without an answer (exit status {status.si_status})"
-    name = signal.Signals(status.si_status).name
-    memory = ", probably for want of memory" if status.si_status == signal.SIGKILL else ""
-    return f"was killed by {name}{memory}"
+def ending(code: int) -> str:
+    """What ended a process, in words; ``code`` is its exit status, or a signal's number with a minus."""
+    if code >= 0:
+        return f"ended without an answer (exit status {code})"
+    memory = ", probably for want of memory" if code == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{memory}"
 
 
 def _resident(child: int) -> float:

@@ -37,6 +37,11 @@ def sat(*_arguments: Any) -> Any:
     return Result("sat", "found", witness, statistics={"bound": np.float32(1), "worst": float("-inf")})
 
 
+def sleepy(*arguments: Any) -> Any:
+    time.sleep(1.0)
+    return answer("unknown")(*arguments)
+
+
 def noisy(*arguments: Any) -> Any:
     print("a library prints")
     os.write(1, b"native code prints\n")
@@ -93,6 +98,7 @@ BEHAVIOURS: dict[str, Callable[..., Any]] = {
     "timeout": answer("timeout"),
     "sat": sat,
     "noisy": noisy,
+    "sleepy": sleepy,
     "blocked": blocked,
     "deaf": deaf,
     "hungry": hungry,
@@ -104,15 +110,25 @@ BEHAVIOURS: dict[str, Callable[..., Any]] = {
     "leaving": leaving,
 }
 
+def by_network(network: str, *arguments: Any) -> Any:
+    """The name of the network's file says what to do."""
+    return BEHAVIOURS[os.path.basename(network).removesuffix(".onnx")](network, *arguments)
+
+
 if __name__ == "__main__":
     name, arguments = sys.argv[1], sys.argv[2:]
-    if name == "bench":  # its instances run this file again
-        from provenn.verifier import batch
+    if name == "nursery":  # the server of a bench, which imports nothing heavy here
+        from provenn.verifier import nursery
 
-        command = (sys.executable, __file__, "by-network", "verify")
-        batch.Plan = functools.partial(batch.Plan, command=command)  # type: ignore[assignment,misc]
+        provenn.verifier.verify = by_network  # type: ignore[attr-defined]
+        del sys.argv[1]
+        nursery.main(lambda: None)
+    if name == "bench":
+        from provenn.verifier import batch, launch
+
+        command = (sys.executable, __file__, "nursery")
+        launcher = functools.partial(launch.Nursery, command=command)
+        batch.Plan = functools.partial(batch.Plan, launcher=launcher)  # type: ignore[assignment,misc]
         main([name, *arguments])
-    if name == "by-network":  # the name of the network's file says what to do
-        name = os.path.basename(arguments[1]).removesuffix(".onnx")
     provenn.verifier.verify = BEHAVIOURS[name]  # type: ignore[attr-defined]
     main(arguments)

@@ -1,25 +1,35 @@
-"""`provenn bench`: one process per instance, rows as they come, resuming, and a crash that costs one instance."""
+"""`provenn bench`: a process per instance, rows as they come, resuming, and a crash that costs one instance."""
 
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from provenn.errors import InputError
 from provenn.specs import Instance, ResultRow, read_results
-from provenn.verifier import batch
+from provenn.verifier import batch, launch, nursery
 
 from .conftest import DRIVER, Terminal, environment
 from .test_time import running
 
-COMMAND = (sys.executable, DRIVER, "by-network", "verify")
+pytestmark = pytest.mark.skipif(not nursery.available(), reason="forks on Linux")
+
+
+def plan(**more: Any) -> batch.Plan:
+    """A plan whose verifier behaves as the name of the network says."""
+    command = (sys.executable, DRIVER, "nursery")
+    return batch.Plan(launcher=functools.partial(launch.Nursery, command=command), **more)
+
 
 
 class Recorder:
@@ -58,6 +68,14 @@ def family(folder: Path, *behaviours: str, timeout: float = 20) -> Path:
     return folder
 
 
+def below(process: int) -> list[int]:
+    """The processes that a process has started, and theirs."""
+    children = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        children += [int(number) for number in (task / "children").read_text().split()]
+    return children + [one for child in children for one in below(child)]
+
+
 def results(rows: list[ResultRow]) -> dict[str, str]:
     return {Path(row.network).stem: row.result for row in rows}
 
@@ -66,8 +84,8 @@ def test_a_crash_costs_its_instance_only(tmp_path: Path) -> None:
     folder = family(tmp_path / "toy", "unsat", "segfault", "sat", "refused", "broken", "noisy", "missing")
     (folder / "onnx" / "missing.onnx").unlink()
     view = Recorder()
-    plan = batch.Plan(command=COMMAND, jobs=2, witnesses=str(tmp_path / "w"), reports=str(tmp_path / "r"))
-    rows = batch.run(str(folder), str(tmp_path / "results.csv"), plan, view)
+    chosen = plan(jobs=2, witnesses=str(tmp_path / "w"), reports=str(tmp_path / "r"))
+    rows = batch.run(str(folder), str(tmp_path / "results.csv"), chosen, view)
     expected = dict.fromkeys(("segfault", "refused", "broken", "missing"), "error")
     assert results(rows) == {"unsat": "unsat", "sat": "sat", "noisy": "unsat"} | expected
     assert view.errors.keys() == {f"onnx/{name}.onnx" for name in expected}
@@ -85,11 +103,11 @@ def test_it_goes_on_where_it_stopped(tmp_path: Path) -> None:
     output = tmp_path / "results.csv"
     output.write_text("toy,onnx/unsat.onnx,vnnlib/p.vnnlib,0,timeout,60\ntoy,onnx/sat.onnx,vnn")
     view = Recorder()
-    rows = batch.run(str(folder), str(output), batch.Plan(command=COMMAND), view)
+    rows = batch.run(str(folder), str(output), plan(), view)
     assert view.started_ == ["onnx/sat.onnx", "onnx/unknown.onnx"] and (view.total, view.left) == (3, 2)
     assert results(rows) == {"unsat": "timeout", "sat": "sat", "unknown": "unknown"}
     again = Recorder()
-    assert len(batch.run(str(folder), str(output), batch.Plan(command=COMMAND), again)) == 3
+    assert len(batch.run(str(folder), str(output), plan(), again)) == 3
     assert again.started_ == [] and (again.total, again.left) == (3, 0)
 
 
@@ -104,10 +122,10 @@ def test_a_pipe_is_told_what_was_done_already(capsys: pytest.CaptureFixture[str]
 def test_time_limits_come_from_the_list_or_the_option(tmp_path: Path) -> None:
     folder = family(tmp_path / "toy", "blocked", timeout=0.7)
     start = time.monotonic()
-    rows = batch.run(str(folder), str(tmp_path / "a.csv"), batch.Plan(command=COMMAND), Recorder())
+    rows = batch.run(str(folder), str(tmp_path / "a.csv"), plan(), Recorder())
     assert results(rows) == {"blocked": "timeout"} and time.monotonic() - start < 3
     rows = batch.run(
-        str(folder), str(tmp_path / "b.csv"), batch.Plan(command=COMMAND, timeout=1.5), Recorder()
+        str(folder), str(tmp_path / "b.csv"), plan(timeout=1.5), Recorder()
     )
     assert 1.5 <= rows[0].run_time < 2.7
 
@@ -116,24 +134,59 @@ def test_a_folder_of_folders(tmp_path: Path) -> None:
     family(tmp_path / "suite" / "one", "unsat")
     family(tmp_path / "suite" / "two", "unknown")
     rows = batch.run(
-        str(tmp_path / "suite"), str(tmp_path / "r.csv"), batch.Plan(command=COMMAND), Recorder()
+        str(tmp_path / "suite"), str(tmp_path / "r.csv"), plan(), Recorder()
     )
     assert [(row.category, row.result) for row in rows] == [("one", "unsat"), ("two", "unknown")]
 
 
-def test_a_process_that_will_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "OVERTIME", 0.3)
-    folder = family(tmp_path / "toy", "unsat", timeout=0.2)
-    plan = batch.Plan(command=(sys.executable, "-c", "import time; time.sleep(30)"))
+def test_an_instance_that_will_not_end_is_ended_in_time(tmp_path: Path) -> None:
+    folder = family(tmp_path / "toy", "deaf", "unsat", timeout=1)
     view = Recorder()
-    assert results(batch.run(str(folder), str(tmp_path / "r.csv"), plan, view)) == {"unsat": "error"}
-    assert "did not end" in view.errors["onnx/unsat.onnx"] and view.rows[0].run_time < 5
+    rows = batch.run(str(folder), str(tmp_path / "r.csv"), plan(), view)
+    assert results(rows) == {"deaf": "timeout", "unsat": "unsat"} and 1 <= view.rows[0].run_time < 2.5
+
+
+def test_memory_is_limited_for_each_instance(tmp_path: Path) -> None:
+    folder = family(tmp_path / "toy", "hungry", "unsat")
+    chosen = plan(memory=0.2, reports=str(tmp_path / "r"))
+    rows = batch.run(str(folder), str(tmp_path / "r.csv"), chosen, Recorder())
+    assert results(rows) == {"hungry": "unknown", "unsat": "unsat"}
+    assert "memory limit" in (tmp_path / "r" / "toy__hungry__p.json").read_text()
+
+
+def test_a_server_that_is_killed_costs_nothing(tmp_path: Path) -> None:
+    """Instances that it takes along begin again."""
+    folder = family(tmp_path / "toy", "unsat", "sleepy", "sat")
+    started: list[launch.Nursery] = []
+
+    class Killed(Recorder):
+        def started(self, instance: Instance) -> None:
+            super().started(instance)
+            if instance.network == "onnx/sleepy.onnx":
+                root = started[0]._root
+                assert root is not None and root.process is not None
+                threading.Timer(0.3, os.kill, (root.process.pid, signal.SIGKILL)).start()
+
+    def launcher(threads: int) -> launch.Nursery:
+        started.append(launch.Nursery(threads, (sys.executable, DRIVER, "nursery")))
+        return started[0]
+
+    view = Killed()
+    rows = batch.run(str(folder), str(tmp_path / "r.csv"), batch.Plan(launcher=launcher), view)
+    assert results(rows) == {"unsat": "unsat", "sleepy": "unknown", "sat": "sat"} and not view.errors
+
+
+def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
+    command = (sys.executable, "-c", "raise ImportError('no torch here')")
+    chosen = batch.Plan(launcher=functools.partial(launch.Nursery, command=command))
+    with pytest.raises(RuntimeError, match="no torch here"):
+        batch.run(str(family(tmp_path / "toy", "unsat")), str(tmp_path / "r.csv"), chosen, Recorder())
 
 
 def test_bad_sources_and_results_are_refused(tmp_path: Path) -> None:
     folder = family(tmp_path / "toy", "unsat")
     (tmp_path / "notes.csv").write_text("these,are\nno,results\n")
-    plan, output = batch.Plan(command=COMMAND), str(tmp_path / "r.csv")
+    output = str(tmp_path / "r.csv")
     for source, results_file in (
         (str(folder), str(tmp_path / "notes.csv")),
         (str(folder), str(tmp_path / "no" / "folder" / "r.csv")),
@@ -143,7 +196,7 @@ def test_bad_sources_and_results_are_refused(tmp_path: Path) -> None:
         (str(tmp_path / "toy" / "onnx"), output),
     ):
         with pytest.raises(InputError):
-            batch.run(source, results_file, plan, Recorder())
+            batch.run(source, results_file, plan(), Recorder())
     assert (tmp_path / "notes.csv").read_text() == "these,are\nno,results\n"
 
 
@@ -155,7 +208,7 @@ def test_the_list_is_not_written_over(tmp_path: Path) -> None:
     before = path.read_text()
     for source in (folder, path):
         with pytest.raises(InputError, match="is the list of instances"):
-            batch.run(str(source), str(path), batch.Plan(command=COMMAND), Recorder())
+            batch.run(str(source), str(path), plan(), Recorder())
     assert path.read_text() == before
 
 
@@ -165,7 +218,7 @@ def test_one_bench_per_results_file(tmp_path: Path) -> None:
     with open(output, "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(InputError, match="another bench"):
-            batch.run(str(folder), str(output), batch.Plan(command=COMMAND), Recorder())
+            batch.run(str(folder), str(output), plan(), Recorder())
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -183,17 +236,13 @@ def test_an_end_from_outside_keeps_the_rows(tmp_path: Path, number: signal.Signa
     while not (output.exists() and output.read_text()) and time.monotonic() < limit:
         time.sleep(0.05)
     time.sleep(0.7)
-    children = [
-        int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    ]
-    for task in Path(f"/proc/{process.pid}/task").iterdir():
-        children += [int(pid) for pid in (task / "children").read_text().split()]
+    children = below(process.pid)
     os.kill(process.pid, number)
     out, err = process.communicate(timeout=10)
     assert process.returncode == code and "Traceback" not in err
     assert results(read_results(output)) == {"unsat": "unsat"}
     assert out.splitlines()[0].startswith("unsat ")
-    assert children and not [child for child in children if running(child)]
+    assert len(children) == 2 and not [child for child in children if running(child)]
 
 
 def test_the_report_names_families(tmp_path: Path) -> None:
