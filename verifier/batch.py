@@ -30,6 +30,7 @@ from provenn.verifier.report import ANSWERED, REFUSED, deliver
 from provenn.verifier.targets import check_target, make_folder
 from provenn.verifier.watchdog import raising_on_termination
 
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """How every instance is run. ``timeout`` None is what instances.csv says; ``threads`` None is cores / jobs."""
