@@ -182,12 +182,16 @@ def read_atoms(
     coefficient[second] = -sign[both]
     same = np.flatnonzero(both & (index[0] == index[1]))  # Y_i <= Y_i: its terms cancel
     coefficient[term_start[same]] = coefficient[term_start[same] + 1] = 0.0
+    strict = (operation == LT) | (operation == GT)
+    right = np.where(row & greater, -value, value)
+    if variables.relates:
+        right[same] = np.where(strict[same], -1.0, 0.0)  # Y_i < Y_i never holds, which 0 <= 0 would not say
     return Atoms(
         is_input=bound_input,
         side=side,
-        strict=(operation == LT) | (operation == GT),
+        strict=strict,
         variable=np.where(bound_input, variable, -1).astype(np.int32),
-        value=np.where(row & greater, -value, value) + 0.0,
+        value=right + 0.0,
         exact=exact,
         term_start=term_start,
         column=column,

@@ -171,6 +171,8 @@ def normal(
         bound = _bound(terms, constant, errors, sign == "==", strict, program, offset)
         if bound is not None:
             return bound
+    if not terms and not errors and strict and constant <= 0:
+        constant = Fraction(-1)  # 0 < 0 never holds, which 0 <= 0 would not say
     # a positive factor makes all coefficients integers: they are then exact in float64, if they have few digits
     factor = Fraction(
         math.lcm(*(value.denominator for value in terms.values())),

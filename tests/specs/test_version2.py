@@ -156,6 +156,16 @@ def test_bounds_that_exclude_their_literal_leave_nothing():
     assert one("(assert (>= X[0] 1.0))").contradiction is None
 
 
+def test_what_never_holds_has_a_row_that_says_so():
+    for text in ("(< Y[0,0] Y[0,0])", "(> X[0] X[0])", "(!= X[1] X[1])", "(< (- X[1]) (- X[1]))", "(< 0.5 0.25)"):
+        for clause in rows(one(f"(assert {text})")):
+            assert all(not any(terms.values()) and threshold < 0 for terms, threshold in clause), text
+    for text in ("(<= Y[0,0] Y[0,0])", "(== X[1] X[1])", "(<= (- X[1]) (- X[1]))", "(< 0.25 0.5)"):
+        query = one(f"(assert {text})")
+        assert all(threshold >= 0 for _, threshold in rows(query)[0]), text
+        assert query.violated(np.zeros(2), np.zeros(2)), text
+
+
 def test_contradictions_are_told_and_no_errors():
     assert one("(assert (>= X[0] 1.5))").contradiction == (
         "contradictory bounds: X[0] has lower bound 1.5 and upper bound 1.0"
