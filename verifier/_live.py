@@ -23,6 +23,7 @@ class LiveView:
     def __init__(self) -> None:
         self._running: dict[tuple[str, str], float] = {}
         self._total = self._done = 0
+        self._until: float | None = None
         self._console = Console(highlight=False)
         self._live = Live(
             get_renderable=self._render, console=self._console, refresh_per_second=4, transient=True
@@ -39,8 +40,9 @@ class LiveView:
         """Show an instance as running."""
         self._running[instance.network, instance.property] = time.monotonic()
 
-    def finished(self, row: ResultRow, error: str) -> None:
+    def finished(self, row: ResultRow, error: str, ahead: float) -> None:
         """Print its row above the bar."""
+        self._until = time.monotonic() + ahead
         self._running.pop((row.network, row.property), None)
         self._done += 1
         line = Text.assemble((f"{row.result:8}", COLOURS.get(row.result, "")), f"{row.run_time:9.2f} s  ")
@@ -55,14 +57,23 @@ class LiveView:
         self._console.print(Text("\n".join(table(rows))))
 
     def _render(self) -> Group:
+        now = time.monotonic()
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(total=max(1, self._total), completed=self._done, width=40),
             f"{self._done}/{self._total}",
+            "" if self._until is None else left(self._until - now),
         )
-        now = time.monotonic()
         lines = [
             Text(f"{now - start:9.1f} s  {network}  {property_path}", overflow="ellipsis", no_wrap=True)
             for (network, property_path), start in list(self._running.items())
         ]
         return Group(*lines, bar)
+
+
+def left(seconds: float) -> str:
+    """About how long something still takes, in words."""
+    if seconds < 60:
+        return "less than a minute left"
+    minutes = round(seconds / 60)
+    return f"about {minutes} min left" if minutes < 120 else f"about {round(minutes / 60)} h left"

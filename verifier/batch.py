@@ -85,7 +85,9 @@ class View(Protocol):
 
     def begin(self, total: int, left: int) -> None: ...
     def started(self, instance: Instance) -> None: ...
-    def finished(self, row: ResultRow, error: str) -> None: ...
+    def finished(self, row: ResultRow, error: str, ahead: float) -> None:
+        """``ahead``: seconds that the rest will take, about."""
+
     def end(self, rows: Sequence[ResultRow]) -> None: ...
 
 
@@ -105,14 +107,46 @@ def run(source: str, output: str, plan: Plan, view: View) -> list[ResultRow]:
     with _exclusive(output):
         left = unfinished(instances, output)
         view.begin(len(instances), len(left))
+        ahead = Estimate(left, plan.jobs)
         try:
+            _clean(plan, left)
             with raising_on_termination(), contextlib.closing(_run_all(left, plan, view)) as rows:
                 for row, error in rows:
                     append_result(output, row)
-                    view.finished(row, error)
+                    view.finished(row, error, ahead(row))
         finally:
             view.end(read_results(output))
     return read_results(output)
+
+
+class Estimate:
+    """Foretells the seconds that are left from the families' means so far."""
+
+    def __init__(self, left: Sequence[Instance], jobs: int) -> None:
+        self._left = Counter(instance.category for instance in left)
+        self._jobs = jobs
+        self._spent: Counter[str] = Counter()
+        self._done: Counter[str] = Counter()
+
+    def __call__(self, row: ResultRow) -> float:
+        """Count a row; what the others will take, a family without any row as the mean of all."""
+        self._left[row.category] -= 1
+        self._done[row.category] += 1
+        self._spent[row.category] += row.run_time  # type: ignore[assignment]
+        mean = sum(self._spent.values()) / sum(self._done.values())
+        return sum(
+            count * (self._spent[name] / self._done[name] if self._done[name] else mean)
+            for name, count in self._left.items()
+        ) / min(self._jobs, max(1, sum(self._left.values())))
+
+
+def _clean(plan: Plan, left: Sequence[Instance]) -> None:
+    """Remove what a bench that was killed had begun to write for these instances (see ``targets.write_bytes``)."""
+    wanted = {Path(path) for one in left for path in plan.files(one).values() if path is not None}
+    for folder in {path.parent for path in wanted}:
+        for part in folder.glob("*.part"):
+            if part.with_suffix("").with_suffix("") in wanted:
+                part.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -213,7 +247,7 @@ class PlainView:
     def started(self, instance: Instance) -> None:
         """Silent: the row tells."""
 
-    def finished(self, row: ResultRow, error: str) -> None:
+    def finished(self, row: ResultRow, error: str, ahead: float) -> None:
         """Print the row."""
         self._out.write(f"{row.result:8}{row.run_time:9.2f} s  {row.network}  {row.property}\n")
         self._out.flush()

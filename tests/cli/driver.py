@@ -111,8 +111,8 @@ BEHAVIOURS: dict[str, Callable[..., Any]] = {
 }
 
 def by_network(network: str, *arguments: Any) -> Any:
-    """The name of the network's file says what to do."""
-    return BEHAVIOURS[os.path.basename(network).removesuffix(".onnx")](network, *arguments)
+    """The name of the network's file says what to do, up to a dot."""
+    return BEHAVIOURS[os.path.basename(network).partition(".")[0]](network, *arguments)
 
 
 if __name__ == "__main__":

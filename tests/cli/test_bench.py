@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import functools
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 
 from provenn.errors import InputError
 from provenn.specs import Instance, ResultRow, read_results
-from provenn.verifier import batch, launch, nursery
+from provenn.verifier import _live, batch, launch, nursery
 
 from .conftest import DRIVER, Terminal, environment
 from .test_time import running
@@ -46,7 +48,8 @@ class Recorder:
     def started(self, instance: Instance) -> None:
         self.started_.append(instance.network)
 
-    def finished(self, row: ResultRow, error: str) -> None:
+    def finished(self, row: ResultRow, error: str, ahead: float) -> None:
+        self.ahead = ahead
         self.rows.append(row)
         if error:
             self.errors[row.network] = error
@@ -70,9 +73,10 @@ def family(folder: Path, *behaviours: str, timeout: float = 20) -> Path:
 
 def below(process: int) -> list[int]:
     """The processes that a process has started, and theirs."""
-    children = []
-    for task in Path(f"/proc/{process}/task").iterdir():
-        children += [int(number) for number in (task / "children").read_text().split()]
+    children: list[int] = []
+    with contextlib.suppress(OSError):  # it has ended
+        for task in os.listdir(f"/proc/{process}/task"):
+            children += [int(one) for one in Path(f"/proc/{process}/task/{task}/children").read_text().split()]
     return children + [one for child in children for one in below(child)]
 
 
@@ -269,3 +273,52 @@ def test_a_terminal_sees_a_live_view(tmp_path: Path, terminal: Terminal) -> None
     seen = terminal.text()
     assert process.returncode == 0, err
     assert "unsat" in seen and "Foo" in seen and "seconds" in seen
+    assert "less than a minute left" in seen
+
+
+def test_the_time_left_is_foretold_by_family() -> None:
+    left = [Instance(name, "n", "p", 60, Path()) for name in ("a", "a", "a", "b", "c")]
+    ahead = batch.Estimate(left, jobs=2)
+    assert ahead(ResultRow("a", "n", "p", 0, "sat", 4)) == (2 * 4 + 4 + 4) / 2
+    assert ahead(ResultRow("b", "n", "p", 0, "sat", 20)) == (2 * 4 + 12) / 2
+    for name in ("a", "a"):
+        ahead(ResultRow(name, "n", "p", 0, "sat", 4))
+    assert ahead(ResultRow("c", "n", "p", 0, "sat", 4)) == 0
+    assert [_live.left(seconds) for seconds in (-3, 59, 90, 9000)] == [
+        "less than a minute left", "less than a minute left", "about 2 min left", "about 2 h left",
+    ]  # fmt: skip
+
+
+def test_a_bench_killed_at_any_moment_goes_on(tmp_path: Path) -> None:
+    """Whole rows stay as they are, every instance has one in the end, nothing half-written and no process is left."""
+    names = [f"{verdict}.{number}" for number in range(4) for verdict in ("unsat", "sat", "unknown", "refused")]
+    folder, output, reports = family(tmp_path / "toy", *names), tmp_path / "r.csv", tmp_path / "reports"
+    command = [sys.executable, DRIVER, "bench", str(folder), "-o", str(output), "--reports", str(reports)]
+    chance, killed, before = random.Random(5), 0, b""
+    while True:
+        process = subprocess.Popen(
+            [*command, "--jobs", "2"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
+        )
+        if killed < 3:
+            assert process.stdout is not None
+            for _ in range(chance.randrange(4)):
+                process.stdout.readline()
+            time.sleep(chance.uniform(0, 0.1))
+            children = below(process.pid)
+            process.kill()
+            killed += 1
+        process.communicate(timeout=60)
+        after = output.read_bytes() if output.exists() else b""
+        assert after.startswith(before)
+        if killed == 3 and process.returncode == 0:
+            break
+        time.sleep(0.3)
+        assert not [child for child in children if running(child)]
+        before = after[: after.rfind(b"\n") + 1]
+        output.write_bytes(before + b"toy,onnx/unsat.0")  # as if the kill had come while a row was written
+        reports.mkdir(exist_ok=True)
+        (reports / f"toy__{names[-1]}__p.json.abcdefgh.part").write_text("{")
+    rows = read_results(output)
+    expected = {name: name.partition(".")[0].replace("refused", "error") for name in names}
+    assert results(rows) == expected and len(rows) == len(names)
+    assert {path.name for path in reports.iterdir()} == {f"toy__{name}__p.json" for name in names}
