@@ -237,7 +237,7 @@ class _Task:
         upper = self.upper
         reason = "the gap is within the tolerance" if upper <= self.limit else otherwise
         if upper > self.limit and time.monotonic() > self.deadline:
-            reason = f"the time limit of {self.timeout:.3g} s was reached"
+            reason = "the time limit was reached"
         found = self.gradients
         if not found.lower <= upper:
             raise RuntimeError(f"the bounds {found.lower!r} and {upper!r} of one constant exclude each other")

@@ -82,9 +82,17 @@ def opposite(graph: Graph) -> Graph:
 
 def _all_terms(graph: Graph) -> list[_Terms]:
     found: list[_Terms] = []
+    differences: dict[tuple[int, ...], int] = {}
     first = 0
-    for node in graph.nodes:
+    for index, node in enumerate(graph.nodes):
         made = _moved(node, [found[i] for i in node.inputs], [graph.nodes[i].shape for i in node.inputs])
+        if made is None and node.operator == "sub":  # of longer sums
+            same, other = differences.get(node.inputs), differences.get(node.inputs[::-1])
+            if same is not None:
+                made = found[same]
+            elif other is not None:
+                made = found[other].times(np.full(node.size, -1))
+            differences.setdefault(node.inputs, index)
         found.append(made or _Terms.own(first, node.size))
         first += node.size
     return found

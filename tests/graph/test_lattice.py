@@ -115,6 +115,18 @@ def test_relus_of_opposite_operands_are_one(name: str) -> None:
         torch.testing.assert_close(after, before, rtol=0, atol=1e-14)
 
 
+def test_comparisons_of_what_was_compared_before_are_one() -> None:
+    shape = (1, 2)
+    chosen = [Node("sub", (1, 2), shape), Node("relu", (3,), shape), Node("add", (2, 4), shape)]  # the larger one
+    chosen += [Node("sub", (5, 1), shape), Node("sub", (1, 5), shape), Node("relu", (6,), shape), Node("relu", (7,), shape)]
+    old = pairs(*chosen)
+    new = opposite(old)
+    assert sum(node.operator == "relu" for node in new.nodes) == 2
+    x = torch.from_numpy(RANDOM.standard_normal((200, 1, 4)))
+    for before, after in zip(evaluate(old, [x]), evaluate(new, [x]), strict=True):
+        torch.testing.assert_close(after, before, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize(
     "second",
     [
