@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -71,11 +72,22 @@ def _bound(system: System, shared: Tensor, until: float) -> float:
     best = math.inf
     if float(system.matrix.abs().max()) > LARGEST:
         return best
-    for weights in reversed(_path(system, shared, until)):
+    for weights in reversed(_path(*_narrowed(system, shared), until)):
         best = _proven(system, weights, shared)
         if math.isfinite(best):
             break
     return best
+
+
+def _narrowed(system: System, shared: Tensor) -> tuple[System, Tensor]:
+    """A system of as few inputs as it has rows, with the same best weights where all inputs share one: of x only its
+    part in the rows' span counts. Weights are sought in it, not proven."""
+    rows = len(system.matrix)
+    if system.inputs <= rows or bool(shared.any()):
+        return system, shared
+    turned = torch.linalg.qr(system.matrix[:, : system.inputs].mT, mode="r").R.mT
+    matrix = torch.cat([turned, system.matrix[:, system.inputs :]], 1)
+    return replace(system, matrix=matrix, radius=torch.zeros_like(matrix), inputs=rows), shared[:rows]
 
 
 def _path(system: System, shared: Tensor, until: float) -> list[Tensor]:
