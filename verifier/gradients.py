@@ -149,7 +149,10 @@ class Gradients:
 
     def crossed(self, points: Tensor) -> Tensor:
         """Points beyond kinks near points."""
-        return self._crossings.of(points).clamp(self.low, self.high)
+        beyond = self._crossings.of(points)
+        if self._crossings.flips:
+            beyond = torch.cat([beyond, self._crossings.flipped(points)])
+        return beyond.clamp(self.low, self.high)
 
     def climb(self, rounds: int, until: float, *, fresh: bool = False) -> None:
         """Local search from a sample, and from the best point unless ``fresh``: gradient steps where the norm is

@@ -126,3 +126,19 @@ def test_weights_that_do_not_do_prove_nothing():
 def test_no_time_no_bound():
     graph = network(0, "relu")
     assert math.isinf(multiplier_bound(graph, boxes_of(graph, -1.0, 1.0), "2", until=0.0))
+
+
+def test_weights_of_wide_networks_are_found_in_the_span_of_their_rows() -> None:
+    """More inputs than rows: the bound is that of all of them."""
+    graph = network(3, "relu", (40, 6, 5, 2))
+    ends = torch.full((1, 1, 40), torch.inf, dtype=torch.float64)
+    plan = Plan(graph)
+    system = system_of(graph, interval_boxes(plan, {graph.inputs[0]: (-ends, ends)}))
+    assert system is not None and system.inputs == 40 > len(system.matrix)
+    shared = torch.zeros(40, dtype=torch.int64)
+    narrow, fewer = semidefinite._narrowed(system, shared)
+    assert narrow.inputs == len(system.matrix) == len(fewer)
+    bounds = [semidefinite._proven(system, path[-1], shared) for path in (
+        semidefinite._path(system, shared, math.inf), semidefinite._path(narrow, fewer, math.inf))]
+    assert semidefinite.spectral_bound(system) == pytest.approx(bounds[0], rel=1e-4)
+    assert bounds[1] == pytest.approx(bounds[0], rel=1e-4)

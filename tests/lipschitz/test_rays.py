@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -10,6 +11,8 @@ import torch
 
 from provenn.bounds.graph import Graph
 from provenn.bounds.graph._constants import Constant
+from provenn.bounds.graph.lattice import lattice
+from provenn.verifier.crossings import Crossings
 from provenn.verifier.gradients import Gradients
 
 from ..jacobian.made import graph_of
@@ -84,3 +87,50 @@ def test_smooth_and_large_networks_are_climbed() -> None:
 
     assert layers(20, "relu").anneals
     assert not layers(20, "tanh").anneals and not layers(400, "relu").anneals
+
+
+def test_one_kink_is_crossed_and_all_others_keep_their_distance() -> None:
+    found = Crossings(drawn_layers(7, 12, 9, 2).graph(), torch.Generator().manual_seed(0))
+    assert found.flips
+    points = torch.randn(6, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    before = found.heights(points)
+    after = found.heights(found.flipped(points)).view(6, -1, 9)
+    crossed = (after < 0) != (before[:, None] < 0)
+    assert (crossed.sum(2) == 1).all() and (crossed.sum(1) == 1).all()
+    assert ((after - before[:, None]).abs()[~crossed] < 1e-5).all()
+
+
+def test_kinks_of_later_layers_are_crossed_too() -> None:
+    """Their heights depend on earlier ones, which then change a little."""
+    found = Crossings(drawn_layers(7, 12, 5, 4, 2).graph(), torch.Generator().manual_seed(0))
+    points = torch.randn(6, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    crossed = (found.heights(found.flipped(points)).view(6, -1, 9) < 0) != (found.heights(points)[:, None] < 0)
+    share, number = crossed.any(1).double().mean(), crossed.sum(2).double().mean()
+    assert share > 0.6 and 0.6 < number < 2, (share, number)
+
+
+def test_kinks_beyond_the_inputs_are_not_flipped() -> None:
+    assert not Crossings(drawn_layers(7, 8, 5, 4, 2).graph(), torch.Generator()).flips
+
+
+def test_flips_find_the_best_of_all_choices() -> None:
+    """8 sorted pairs of 32 inputs: all 256 choices have a region, that of the largest norm is one."""
+    random = np.random.default_rng(5)
+    first, second = random.normal(size=(32, 16)), random.normal(size=(16, 3))
+
+    def build(b, x):
+        z = b.linear(x, Constant(first))
+        parts = [b.index(z, np.arange(k, 16, 2)[None]) for k in (0, 1)]
+        return b.linear(b.concat([b.emit(name, parts, (1, 8)) for name in ("min", "max")], 1), Constant(second))
+
+    swaps = [np.array([[1, 0], [0, 1]]), np.array([[0, 1], [1, 0]])]
+    best = 0.0
+    for choice in itertools.product((0, 1), repeat=8):
+        lower = np.array([2 * k + swaps[c][0].argmax() for k, c in enumerate(choice)])
+        upper = np.array([2 * k + swaps[c][1].argmax() for k, c in enumerate(choice)])
+        best = max(best, np.linalg.norm(first[:, np.concatenate([lower, upper])] @ second, 2))
+    ends = torch.full((32,), torch.inf, dtype=torch.float64)
+    climbed = Gradients(lattice(graph_of((1, 32), build)), -ends, ends, "2", None)
+    with torch.no_grad():
+        climbed.climb(12, time.monotonic() + 600)
+    assert best * (1 - 1e-6) <= climbed.lower <= best * (1 + 1e-9)
