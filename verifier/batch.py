@@ -43,6 +43,8 @@ class Plan:
     seed: int = 0
     witnesses: str | None = None
     reports: str | None = None
+    question: Callable[[Instance], dict[str, Any]] | None = None
+    """What is asked instead of properties in files. A refusal ends the run then: it is about all instances."""
     launcher: Callable[[int], Launcher] = launcher
 
     def __post_init__(self) -> None:
@@ -69,6 +71,11 @@ class Plan:
         }
         networks = {name: str(resolve(instance.folder / p)) for name, p in several(instance.network).items()}
         network = networks or str(instance.network_path)
+        if self.question is not None:
+            asked = self.question(instance)
+            return Job(
+                networks=network, property_path=instance.property, options=options, question=asked, keep=keep
+            )
         return Job(networks=network, property_path=str(instance.property_path), options=options, keep=keep)
 
     def files(self, instance: Instance) -> dict[str, str | None]:
@@ -101,6 +108,11 @@ def run(source: str, output: str, plan: Plan, view: View) -> list[ResultRow]:
     lists = [path for path in (source, os.path.join(source, "instances.csv")) if os.path.isfile(path)]
     if os.path.isfile(output) and any(os.path.samefile(output, path) for path in lists):
         raise InputError(f"results {output!r} is the list of instances; name another")
+    return run_instances(instances, output, plan, view)
+
+
+def run_instances(instances: list[Instance], output: str, plan: Plan, view: View) -> list[ResultRow]:
+    """The same for instances that are in no list."""
     for folder in (plan.witnesses, plan.reports):
         if folder is not None:
             make_folder(folder)
@@ -204,6 +216,8 @@ def _run_all(
 def _run_one(instance: Instance, plan: Plan, started: Launcher, keep: bool) -> tuple[ResultRow, str]:
     """One instance in its process; an instance that fails in any way is a row with ``error``."""
     answer, seconds = launch.answer(started, plan.job(instance, keep))
+    if plan.question is not None and answer.code == REFUSED:
+        raise InputError(answer.error)
     verdict = answer.report["verdict"] if answer.code in (ANSWERED, REFUSED) else "error"
     errors = deliver(answer, lambda text: None, **plan.files(instance))  # a verdict stands without its files
     return _row(instance, verdict, seconds), " | ".join(errors)

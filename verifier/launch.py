@@ -17,7 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from provenn.errors import InputError
@@ -33,11 +33,15 @@ KEPT = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One instance to be answered: files, and the options of ``verify``. ``keep``: others are about its network."""
+    """One instance to be answered: files, and the options of ``verify``. ``keep``: others are about its network.
+
+    With a ``question`` (see ``report.work``) the property is not a file but what reports call it.
+    """
 
     networks: str | dict[str, str]
     property_path: str
     options: dict[str, Any] = field(default_factory=dict)
+    question: dict[str, Any] | None = None
     keep: bool = False
 
 
@@ -65,16 +69,14 @@ def answer(launcher: Launcher, job: Job) -> tuple[report.Answer, float]:
             networks: Any = {name: readable(present(path), "network") for name, path in job.networks.items()}
         else:
             networks = readable(job.networks, "network")
-        readable(job.property_path, "property")
-        outcome, seconds = launcher.run(
-            Job(networks=networks, property_path=job.property_path, options=job.options, keep=job.keep), history
-        )
+        if job.question is None:
+            readable(job.property_path, "property")
+        outcome, seconds = launcher.run(replace(job, networks=networks), history)
     except InputError as error:
         networks = job.networks
         outcome = watchdog.Outcome("answer", {"error": report.one_line(error)})
-    return report.conclude(
-        outcome, networks, job.property_path, options, seconds=seconds, history=history
-    ), seconds  # fmt: skip
+    told = report.conclude(outcome, networks, job.property_path, options, seconds=seconds, history=history)
+    return told, seconds
 
 
 def launcher(threads: int) -> Launcher:
@@ -97,7 +99,7 @@ class Separate:
             history.add(time.monotonic() - started, message)
 
         outcome = watchdog.supervise(
-            lambda send: report.work(job.networks, job.property_path, options, send),
+            lambda send: report.work(job.networks, job.property_path, options, send, job.question),
             started + options.timeout,
             memory=options.memory,
             watch=watch,
@@ -131,7 +133,8 @@ class Nursery:
                 _check(self._stopped)
                 history.add(time.monotonic() - started, message)
 
-            request = nursery.Request(job.networks, job.property_path, {**job.options, "started": started})
+            asked = {**job.options, "started": started}
+            request = nursery.Request(job.networks, job.property_path, asked, job.question)
             try:
                 outcome = server.run(request, channel, started + options.timeout, options.memory, watch)
             except _Lost as error:

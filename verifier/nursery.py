@@ -32,11 +32,13 @@ READY = b"ready"
 
 @dataclass(frozen=True)
 class Request:
-    """One instance. ``networks`` is a file, or files by name; ``options`` are those of ``Options``."""
+    """One instance. ``networks`` is a file, or files by name; ``options`` are those of ``Options``, ``question`` is
+    what ``report.work`` takes."""
 
     networks: str | dict[str, str]
     property_path: str
     options: dict[str, Any]
+    question: dict[str, Any] | None = None
 
     def packed(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -135,7 +137,10 @@ class Server:
 
                 held.keep_with(lambda: _leave_server(kept[0]))
             options = Options(**request.options)
-            work = lambda send: report.work(request.networks, request.property_path, options, send)  # noqa: E731
+
+            def work(send: watchdog.Send) -> watchdog.Message:
+                return report.work(request.networks, request.property_path, options, send, request.question)
+
             watchdog.run_child(work, writer, options.verbose)
         finally:
             os._exit(1)

@@ -70,8 +70,13 @@ class Answer:
     element_type: str = ""
 
 
-def work(networks: Networks, property_path: str, options: Options, send: Send) -> Message:
-    """Verify, in the worker process, and put the result into a message that JSON can carry."""
+def work(
+    networks: Networks, property_path: str, options: Options, send: Send, question: dict[str, Any] | None = None
+) -> Message:
+    """Verify, in the worker process, and put the result into a message that JSON can carry.
+
+    With a ``question`` (see ``robustness``) that is decided, and the property's path is but its name.
+    """
     last, current = -math.inf, ""
     if options.verbose:
         logging.basicConfig(level=logging.INFO, format="%(relativeCreated)7.0f ms  %(message)s")
@@ -97,6 +102,10 @@ def work(networks: Networks, property_path: str, options: Options, send: Send) -
         gc.freeze()
         gc.enable()
         keep_freed_memory()
+        if question is not None:
+            from provenn.verifier.robustness import decide
+
+            return _message(decide(networks, question, options, progress))
         return _message(verify(networks, property_path, options, progress))
     except Exception as error:  # noqa: BLE001 (a verdict is never guessed from it: it is reported as a failure)
         if options.verbose and not isinstance(error, (ProvennError, MemoryError)):
