@@ -331,7 +331,9 @@ def inspect(network: str) -> None:
     "-o", "--output", required=True, metavar="results.csv", help="Appended to; rows in it are not run again."
 )
 @click.option("--timeout", type=float, help="Seconds per instance; default: what instances.csv says.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Instances at a time.")
+@click.option(
+    "--jobs", type=click.IntRange(min=1), help="Instances at a time; default: 1, on a cluster its CPUs / threads."
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--threads", type=click.IntRange(min=1), help="CPU threads of an instance; default: cores / jobs."
@@ -340,29 +342,39 @@ def inspect(network: str) -> None:
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--witnesses", metavar="DIR", help="Write the witness of every sat instance into DIR.")
 @click.option("--reports", metavar="DIR", help="Write the JSON report of every instance into DIR.")
+@click.option("--cluster", metavar="ADDRESS|auto", help="Run on this Ray cluster; threads of an instance: 1.")
 def bench(
     source: str,
     output: str,
     timeout: float | None,
-    jobs: int,
+    jobs: int | None,
     device: str,
     threads: int | None,
     memory: float | None,
     seed: int,
     witnesses: str | None,
     reports: str | None,
+    cluster: str | None,
 ) -> None:
     """Run a benchmark folder, a folder of such folders, or an instances.csv.
 
     Every instance runs in a process of its own. results.csv gets a row per instance in the competition's format
     (category,onnx,vnnlib,prepare_time,verdict,run_time); a second call goes on where the first one stopped.
+    The nodes of a cluster need provenn, and the files under the same paths.
     """
     _options(timeout=60.0 if timeout is None else timeout, threads=threads, memory=memory, seed=seed)
-    from provenn.verifier import batch
+    from provenn.verifier import batch, launch
 
+    launcher: Callable[[int], launch.Launcher] = launch.launcher
+    if cluster is not None:
+        from provenn.verifier.cluster import Cluster, connect
+
+        launcher, threads = Cluster, threads or 1
+        jobs = jobs or max(1, connect(cluster) // threads)
     plan = batch.Plan(
+        launcher=launcher,
         timeout=timeout,
-        jobs=jobs,
+        jobs=jobs or 1,
         device=device,
         threads=threads,
         memory=memory,
