@@ -59,10 +59,14 @@ def main() -> None:
     if not 0 < radii[0] <= radii[-1] < float("inf"):
         parser.error("--radii: expected finite positive numbers")
     try:
+        import matplotlib.figure  # noqa: F401 (needed at the end, missed at once)
+
         given.picture.touch()
         found = constants(given.network, radii, given.norm, given.timeout, given.centre)
         draw(radii, found, given.norm, given.picture)
-    except (ProvennError, OSError, ValueError, ImportError) as error:  # ValueError: a format unknown to matplotlib
+    except ImportError as error:
+        parser.exit(1, f"{parser.prog}: {error}; pip install '.[plot]'\n")
+    except (ProvennError, OSError, ValueError) as error:  # ValueError: a format unknown to matplotlib
         parser.exit(1, f"{parser.prog}: {error}\n")
 
 
