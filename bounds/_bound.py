@@ -35,7 +35,7 @@ from provenn.bounds.propagate.objective import Objective
 from provenn.bounds.propagate.plan import Plan
 from provenn.bounds.propagate.rounding import Magnitudes, RoundingError
 from provenn.bounds.propagate.trace import Trace
-from provenn.bounds.regions import Region, Regions, as_regions, input_ends
+from provenn.bounds.regions import Regions, as_regions, input_ends
 from provenn.errors import InputError
 
 if TYPE_CHECKING:
@@ -193,7 +193,9 @@ def _prepared(network: Network, region: Regions, output: int | None) -> tuple[Pl
     """(the plan, the output's value, input ends, whether the region has an axis of boxes)."""
     regions = as_regions(region)
     if isinstance(network, torch.nn.Module):
-        network = plan(network, *(_example(network, one) for one in regions))
+        from provenn.bounds.graph import example_of
+
+        network = plan(network, *(example_of(network, one.shape) for one in regions))
     made = plan(network)
     inputs, many = input_ends(made.graph, regions)
     for value, ends in inputs.items():
@@ -205,12 +207,6 @@ def _prepared(network: Network, region: Regions, output: int | None) -> tuple[Pl
     if not 0 <= (output or 0) < len(outputs):
         raise InputError(f"output={output!r}, expected 0 to {len(outputs) - 1}: the network has {len(outputs)}")
     return made, outputs[output or 0], inputs, many
-
-
-def _example(module: Module, region: Region) -> Tensor:
-    """A tensor of the region's shape, in the element type of the module's weights."""
-    own = [p for p in (*module.parameters(), *module.buffers()) if p.dtype.is_floating_point]
-    return torch.zeros(region.shape, dtype=own[0].dtype, device=own[0].device) if own else torch.zeros(region.shape)
 
 
 def _moved(ends: Ends, made: Plan) -> Ends:

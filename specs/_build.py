@@ -283,7 +283,7 @@ def never(condition: Condition, lower: Arrays, upper: Arrays, outputs: int | Non
     atoms = builder.atoms(low, high)
     inputs = np.arange(2 * len(low))
     query = Query.build(_SOURCE, (len(low), outputs or count), "float32", atoms, inputs, [violation])
-    return replace(query, input_shapes=shapes)
+    return replace(query, input_shapes=shapes, all_outputs=outputs is not None)
 
 
 def robust(

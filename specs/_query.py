@@ -74,6 +74,7 @@ class Query:
     rounded: frozenset[int] = frozenset()  # both sides of equalities that a checker rounds
     contradiction: str | None = None  # of VNN-LIB 2: why no input satisfies the assertions about inputs
     input_shapes: tuple[tuple[int, ...], ...] | None = None  # of all inputs, where a property was made in Python
+    all_outputs: bool = True  # whether the network has no others; one made in Python may mention the first ones only
 
     @staticmethod
     def build(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from provenn.bounds.graph import Graph, read_module, symbolic_note
+from provenn.bounds.graph import Graph, example_of, read_module, symbolic_note
 from provenn.bounds.graph.compose import Substitution, compose
 from provenn.errors import InputError
 from provenn.specs import Query, is_version_2, parse_query, read_bytes, read_query, resolve
@@ -119,12 +119,13 @@ def _asked(networks: Networks | Module | Graph, query: Query) -> Given:
             f"{name}: takes inputs of shapes {[list(s) for s in shapes]}, the property is about "
             f"{[list(s) for s in query.input_shapes or ()]}"
         )
-    if sizes[0] != query.input_count or sizes[1] < query.output_count:
+    fits = sizes[1] == query.output_count if query.all_outputs else sizes[1] >= query.output_count
+    if sizes[0] != query.input_count or not fits:
         raise InputError(
             f"{name}: has {sizes[0]} inputs and {sizes[1]} outputs, the property is about {query.input_count} and "
             f"{query.output_count}: is it a property of another network?"
         )
-    query = replace(query, output_count=sizes[1], element_type=_element_type(graph))
+    query = replace(query, output_count=sizes[1], element_type=_element_type(graph), all_outputs=True)
     module = graph.metadata.get("module")
     models: str | Sequence[Model | TorchModel] = graph.source
     single = len(graph.inputs) == len(graph.outputs) == 1
@@ -152,11 +153,7 @@ def _graph_of(networks: Networks | Module | Graph, query: Query | None) -> Graph
         raise InputError(
             "the property does not say what shapes the module takes: pass bounds.read_module(module, example) instead"
         )
-    import torch
-
-    own = [p for p in (*networks.parameters(), *networks.buffers()) if p.dtype.is_floating_point]
-    like = own[0] if own else torch.zeros(())
-    return read_module(networks, *(torch.zeros(s, dtype=like.dtype, device=like.device) for s in query.input_shapes))
+    return read_module(networks, *(example_of(networks, shape) for shape in query.input_shapes))
 
 
 def _element_type(graph: Graph) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from provenn.bounds.graph import Expected, Graph, Interface, check_isomorphic
 from provenn.bounds.graph.compose import Substitution, compose
-from provenn.errors import InputError
+from provenn.errors import InputError, UnsupportedPropertyError
 from provenn.specs import Composition, Network, Query, Tensor, read_bytes, resolve
 from provenn.verifier import held
 from provenn.verifier.arguments import Networks, named
@@ -51,6 +51,10 @@ def composed(query: Query, networks: Networks) -> Composed:
     _check_relations(composition, paths)
     element_type = _element_type(chosen)
     substitution = solve(composition.equalities, composition.input_count, near(query))
+    if not len(substitution.free):
+        raise UnsupportedPropertyError(
+            f"{query.path}: its equalities determine every input; evaluate the networks there, or leave one input free"
+        )
     graph = compose(chosen, substitution, composition.passed, composition.monomials, str(paths[0]))
     if not len(substitution.solved) and len(substitution.free) == composition.input_count:
         return Composed(graph, query, models, None, element_type)
@@ -126,7 +130,10 @@ def _is_copy(network: Network) -> bool:
 def _same(first: Path, second: Path) -> bool:
     if first.exists() and second.exists() and os.path.samefile(first, second):
         return True
-    return read_bytes(first) == read_bytes(second)
+    data = read_bytes(first)
+    if b"location" in data and first.parent.resolve() != second.parent.resolve():
+        return False  # weights may lie beside the file
+    return data == read_bytes(second)
 
 
 def _check_relations(composition: Composition, paths: list[Path]) -> None:

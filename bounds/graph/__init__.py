@@ -10,5 +10,6 @@ from provenn.bounds.graph._graph import Node as Node
 from provenn.bounds.graph._interface import Expected as Expected
 from provenn.bounds.graph._interface import Interface as Interface
 from provenn.bounds.graph._isomorphic import check_isomorphic as check_isomorphic
+from provenn.bounds.graph._module import example_of as example_of
 from provenn.bounds.graph._module import read_module as read_module
 from provenn.bounds.graph._onnx import read_onnx as read_onnx

@@ -149,7 +149,7 @@ class Call:
             self.unsupported("where it takes elements depends on the network's input", "use constant indices")
 
         def run(array: np.ndarray) -> list[np.ndarray]:
-            return [one.numpy() for one in self._call({name: torch.from_numpy(array.copy()), **others})]
+            return [one.numpy() for one in self._call({name: torch.from_numpy(np.array(array)), **others})]
 
         if isinstance(x, Constant) and fill is None:
             parts = [run(x.array), *(None if a is None else run(a) for a in (x.real, x.radius))]

@@ -104,6 +104,12 @@ def _plain(operator: str) -> Lowering:
     return lowering
 
 
+def _round(call: Call) -> Result:
+    if call.arguments.get("decimals"):
+        call.unsupported("rounds to decimals", "multiply by a power of ten, round and divide")
+    return call.onnx("Round", call.operand("self"))
+
+
 def _own(operator: str) -> Lowering:
     """An operator of the graph's own that no version of ONNX up to 21 has."""
 
@@ -239,9 +245,14 @@ def _glu(call: Call) -> Result:
 
 
 def _common(call: Call, *names: str) -> str:
-    """The type that torch compares in: a tensor's, a float's where there is one."""
-    found = [call[name].scalar_type for name in names if isinstance(call[name], Operand)]
-    return max(found, key=lambda name: (np.dtype(name).kind == "f", np.dtype(name).itemsize))
+    """The type that torch compares in: the largest of the tensors', a float's where there is one; one without
+    dimensions counts only against tensors of a lesser kind."""
+    operands = [call[name] for name in names if isinstance(call[name], Operand)]
+    kind = lambda x: "biuf".index(np.dtype(x.scalar_type).kind.replace("u", "i"))  # noqa: E731
+    shaped = [x for x in operands if x.shape]
+    if shaped and max(map(kind, shaped)) >= max(map(kind, operands)):
+        operands = shaped
+    return max(operands, key=lambda x: (kind(x), np.dtype(x.scalar_type).itemsize)).scalar_type
 
 
 def _compared(operator: str, negated: bool = False) -> Lowering:
@@ -299,7 +310,7 @@ ELEMENTWISE: dict[str, Lowering] = {
     "tan": _plain("Tan"), "atan": _plain("Atan"), "sinh": _plain("Sinh"), "cosh": _plain("Cosh"),
     "asinh": _plain("Asinh"), "acosh": _plain("Acosh"), "atanh": _plain("Atanh"), "tanh": _plain("Tanh"),
     "sigmoid": _plain("Sigmoid"), "erf": _plain("Erf"), "floor": _plain("Floor"), "ceil": _plain("Ceil"),
-    "round": _plain("Round"), "trunc": _trunc, "sign": _plain("Sign"), "relu": _plain("Relu"), "relu6": _relu6,
+    "round": _round, "trunc": _trunc, "sign": _plain("Sign"), "relu": _plain("Relu"), "relu6": _relu6,
     "leaky_relu": _leaky_relu, "prelu": _prelu, "_prelu_kernel": _prelu, "elu": _elu, "selu": _selu, "celu": _celu,
     "gelu": _gelu, "silu": _own("silu"), "mish": _own("mish"), "softplus": _softplus, "log_sigmoid": _log_sigmoid,
     "hardtanh": _hardtanh, "hardswish": _plain("HardSwish"), "hardsigmoid": _hard_sigmoid, "softshrink": _softshrink,

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import operator
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -163,7 +163,13 @@ class _Reader:
 
     def _apply(self, node: Any) -> None:
         if node.target is operator.getitem:
-            self.values[node.name] = self.values[node.args[0].name][node.args[1]]
+            several, place = self.values[node.args[0].name], node.args[1]
+            if place >= len(several):
+                title = self._call(node.args[0]).title
+                raise UnsupportedOperatorError(
+                    f"{self.source}: unsupported {title}: its result {place} is not read; use the first one alone"
+                )
+            self.values[node.name] = several[place]
             return
         call = self._call(node)
         self.builder.name, self.builder.origin = node.name, call.title
@@ -196,11 +202,12 @@ class _Reader:
                 value = node.kwargs.get(argument.name, argument.default_value)
             arguments[argument.name] = self._argument(value)
         meta = node.meta.get("val")
-        results = [
-            (tuple(int(n) for n in one.shape), type_name(one.dtype))
-            for one in (meta if isinstance(meta, tuple | list) else [meta])
-            if isinstance(one, Tensor)
-        ]
+        tensors = [one for one in (meta if isinstance(meta, tuple | list) else [meta]) if isinstance(one, Tensor)]
+        if any(not isinstance(n, int) for one in tensors for n in one.shape):
+            raise UnsupportedOperatorError(
+                f"{self.source}: unsupported {title}: the shape of its result depends on the values; use torch.where"
+            )
+        results = [(tuple(one.shape), type_name(one.dtype)) for one in tensors]
         name = schema.name.split("::")[-1]
         name = name[:-1] if name.endswith("_") and not name.endswith("__") else name
         return Call(node.target, name, title, arguments, results, self.builder)
@@ -248,6 +255,22 @@ class _Reader:
         return call.cast(found, kind)
 
 
+def example_of(module: torch.nn.Module, shape: Sequence[int]) -> Tensor:
+    """A tensor of zeros of that shape, in the element type of the module's weights, or of its buffers if it has none.
+
+    Raises InputError where those are of several types.
+    """
+    floats = [[p for p in own if p.dtype.is_floating_point] for own in (module.parameters(), module.buffers())]
+    own = floats[0] or floats[1]
+    types = sorted({str(p.dtype).removeprefix("torch.") for p in own})
+    if len(types) > 1:
+        raise InputError(
+            f"module {type(module).__name__}: has weights of types {', '.join(types)}, so which one its input is of is "
+            "open: pass provenn.bounds.read_module(module, example)"
+        )
+    return torch.zeros(tuple(shape), dtype=own[0].dtype, device=own[0].device) if own else torch.zeros(tuple(shape))
+
+
 def _compare(graph: Graph, module: torch.nn.Module, examples: tuple[Tensor, ...]) -> None:
     """Raise ModelError where the module computes something else than its graph at most of a few random inputs.
 
@@ -275,12 +298,12 @@ def _compare(graph: Graph, module: torch.nn.Module, examples: tuple[Tensor, ...]
 
 
 def _apart(mine: Tensor, theirs: Tensor) -> float:
-    """The largest difference of finite elements, as a share of the largest element or of 1."""
+    """The largest difference of finite elements, each as a share of itself or of 1."""
     theirs = theirs.detach().to("cpu", torch.float64)
     finite = torch.isfinite(mine) & torch.isfinite(theirs)
     if not bool(finite.any()):
         return 0.0
-    return float((mine - theirs)[finite].abs().max() / (1 + theirs[finite].abs().max()))
+    return float(((mine - theirs)[finite].abs() / (1 + theirs[finite].abs())).max())
 
 
 def _exported(module: torch.nn.Module, examples: tuple[Tensor, ...]) -> Any:

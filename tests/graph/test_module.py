@@ -446,3 +446,31 @@ def test_what_is_refused_is_named(name: str) -> None:
 def test_an_example_is_a_tensor() -> None:
     with pytest.raises(InputError, match="expected a tensor"):
         read_module(nn.Linear(2, 2), [1.0, 2.0])  # type: ignore[arg-type]
+
+
+def test_a_tensor_without_dimensions_does_not_widen_a_comparison() -> None:
+    """torch compares float32 numbers with 0.1 in float32."""
+    tenth = torch.tensor(0.1, dtype=torch.float64)
+    module = Several({"le": lambda x: (x <= tenth).float(), "eq": lambda x: (x == tenth).float()})
+    compare(module, torch.tensor([0.1, 0.2, 0.0]), names=["le", "eq"])
+
+
+def test_rounding_to_decimals_is_refused() -> None:
+    with pytest.raises(UnsupportedOperatorError, match="decimals"):
+        read_module(Several({"round": lambda x: torch.round(x, decimals=1)}), torch.zeros(1, 3))
+
+
+def test_a_small_output_beside_a_large_one_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_module.LOWERINGS, "abs", _module.LOWERINGS["relu"])
+    module = Several({"both": lambda x: torch.cat([x.abs(), x * 0 + 1e5], 1)})
+    with pytest.raises(ModelError, match="differ"):
+        read_module(module, torch.zeros(1, 3))
+
+
+def test_values_without_dimensions_move() -> None:
+    cases: dict[str, Case] = {
+        "unsqueeze": lambda x: x.sum().unsqueeze(0),
+        "view": lambda x: x.sum().view(1),
+        "expand": lambda x: x.mean().expand(3),
+    }
+    compare(Several(cases), torch.randn(1, 3), names=list(cases))

@@ -185,3 +185,22 @@ def read_onnx_without_source():  # type: ignore[no-untyped-def]
     from dataclasses import replace
 
     return replace(read_onnx(ROOT / "onnx" / "controller.onnx"), source="")
+
+
+def test_robustness_speaks_of_all_classes() -> None:
+    with pytest.raises(InputError, match="3 outputs"):
+        verify(dense(2, 4, 3), robust([[0.0, 0.0]], label=0, radius=0.1, classes=2), QUICK)
+
+
+def test_a_module_with_weights_of_two_types_needs_an_example() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("a", torch.zeros(1, dtype=torch.float64))
+            self.register_buffer("b", torch.zeros(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.b
+
+    with pytest.raises(InputError, match="read_module"):
+        crown(Mixed(), Box([[0.0]], [[1.0]]))

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from provenn.errors import InputError, ModelError
+from provenn.errors import InputError, ModelError, PropertyError
 from provenn.specs import read_query
 from provenn.verifier import Options, Result, verify
 
@@ -196,3 +196,23 @@ def test_a_copy_has_no_file_of_its_own_or_the_same(folder, network):
     assert decide(folder, {"f": network, "g": network}, text, LESS).verdict == "sat"
     with pytest.raises(InputError, match=r"network 'g' is equal-to 'f', but .* is not"):
         decide(folder, {"f": network, "g": other}, text, LESS)
+
+
+def test_copies_with_weights_beside_them_are_the_same_in_one_folder_only(folder, network):
+    paths = []
+    for name in ("here", "there"):
+        (folder / name).mkdir()
+        paths.append(folder / name / "f.onnx")
+        onnx.save(onnx.load(network), paths[-1], save_as_external_data=True, size_threshold=0, location="f.data")
+    text = TWO.replace("RELATION", "equal-to")
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    with pytest.raises(InputError, match="is equal-to"):
+        decide(folder, {"f": paths[0], "g": paths[1]}, text, LESS)
+
+
+def test_equalities_that_leave_no_input_free_are_named(folder, network):
+    ties = [f"(== {name}[0,{k}] 0.5)" for name in "UV" for k in (0, 1)]
+    sums = ["(== (+ U[0,0] U[0,1]) 1.0)", "(== (- U[0,0] U[0,1]) 0.5)", "(== V[0,0] U[0,0])", "(== V[0,1] U[0,1])"]
+    with pytest.raises(PropertyError, match="determine every input"):
+        decide(folder, network, TWO.replace("RELATION", "equal-to"), *sums, LESS)
+    assert decide(folder, network, TWO.replace("RELATION", "equal-to"), *ties, LESS).verdict != "sat"
