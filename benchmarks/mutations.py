@@ -344,8 +344,8 @@ MUTATIONS = (
     Mutation(
         "the network's own element type is not the query's",
         "verifier/given.py",
-        "query = replace(query, output_count=sizes[1], element_type=_element_type(graph))",
-        "query = replace(query, output_count=sizes[1])",
+        "query = replace(query, output_count=sizes[1], element_type=_element_type(graph), all_outputs=True)",
+        "query = replace(query, output_count=sizes[1], all_outputs=True)",
         ("tests/verifier/test_python.py",),
     ),
 )
