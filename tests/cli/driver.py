@@ -124,11 +124,10 @@ if __name__ == "__main__":
         del sys.argv[1]
         nursery.main(lambda: None)
     if name == "bench":
-        from provenn.verifier import batch, launch
+        from provenn.verifier import launch
 
         command = (sys.executable, __file__, "nursery")
-        launcher = functools.partial(launch.Nursery, command=command)
-        batch.Plan = functools.partial(batch.Plan, launcher=launcher)  # type: ignore[assignment,misc]
+        launch.launcher = functools.partial(launch.Nursery, command=command)  # type: ignore[assignment]
         main([name, *arguments])
     provenn.verifier.verify = BEHAVIOURS[name]  # type: ignore[attr-defined]
     main(arguments)
