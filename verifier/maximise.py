@@ -18,6 +18,8 @@ from provenn.verifier.search import Search
 
 # Steps of slopes at the root and in the tree, domains of a round, how many of them at least.
 ROOT_STEPS, STEPS, BATCH, LEAST = 10, 8, 512, 64
+# The share of the time left that the root's boxes may take.
+ROOT_SHARE = 0.4
 # Free inputs up to which they are split too.
 MOST_INPUTS = 32
 # Seconds that the first search has alone, and the share of the leading one's time that the other gets.
@@ -145,9 +147,9 @@ class Maximum:
         return Clauses(*self.problem.hull, box, self.quantity.rows, zero)
 
     def _renewed(self) -> Renewed:
-        facts = root_facts(
-            self.problem, *self.problem.hull, steps=ROOT_STEPS, deadline=self.deadline, known=self.facts
-        )
+        now = time.monotonic()
+        until = min(self.deadline, now + ROOT_SHARE * max(0.0, self.deadline - now))  # the rows come after the boxes
+        facts = root_facts(self.problem, *self.problem.hull, steps=ROOT_STEPS, deadline=until, known=self.facts)
         quantity = self.quantity
         found = Renewed(
             self.problem, self._clauses(), facts, quantity.measure, quantity.row, steps=STEPS,
