@@ -16,6 +16,7 @@ from provenn.errors import InputError, ProvennError
 if TYPE_CHECKING:
     from provenn.verifier.arguments import Networks
     from provenn.verifier.options import Options
+    from provenn.verifier.report import Answer
 
 EPILOG = """
 Exit codes: 0 a verdict (unsat, sat, unknown or timeout) is on standard output; 1 a file is at fault or cannot
@@ -154,11 +155,7 @@ def verify(
     wanted = {"--witness": witness, "--json": json_file}
     named = network if isinstance(network, Mapping) else {"NET.onnx": network}
     read = {name: os.fspath(path) for name, path in named.items()} | {"PROPERTY.vnnlib": property_path}
-    if wrong := targets.clash(wanted, read):
-        raise click.UsageError(wrong)
-    for name, path in wanted.items():
-        if path is not None:
-            targets.check_target(path, name)
+    _check_targets(wanted, read)
     if folder is not None:
         targets.make_folder(folder)
     line = report.ProgressLine(sys.stderr, started, enabled=not verbose)
@@ -183,7 +180,25 @@ def verify(
         outcome, network, property_path, options, seconds=seconds, history=seen,
         standard=bool(assignments), serialised=folder is not None,
     )  # fmt: skip
-    errors = report.deliver(answer, _print, witness=witness, json_file=json_file, assignments=folder)
+    _end(answer, verbose=verbose, witness=witness, json_file=json_file, assignments=folder)
+
+
+def _check_targets(wanted: Mapping[str, str | None], read: Mapping[str, str]) -> None:
+    """Refuse files to be written that cannot be, or that are read, before any work."""
+    from provenn.verifier import targets
+
+    if wrong := targets.clash(wanted, read):
+        raise click.UsageError(wrong)
+    for name, path in wanted.items():
+        if path is not None:
+            targets.check_target(path, name)
+
+
+def _end(answer: Answer, *, verbose: bool = False, **files: str | None) -> NoReturn:
+    """Hand over an answer, complain about files that could not be written, exit."""
+    from provenn.verifier import report
+
+    errors = report.deliver(answer, _print, **files)
     for error in errors:
         _complain(error)
     if not errors and (verbose or sys.stderr.isatty()):
@@ -255,27 +270,14 @@ def _ask(
     timeout: float, json_file: str | None, **more: Any,
 ) -> NoReturn:  # fmt: skip
     """Answer a question about derivatives in a process of its own, print it and end."""
-    from provenn.verifier import answers, report, targets, watchdog
+    from provenn.verifier import answers, report, watchdog
 
-    if (center_path is None) != (radius is None):
-        raise click.UsageError("--center and --radius go together: give both or neither")
-    if property_path is None and center_path is None:
-        raise click.UsageError("got no region; give --region PROPERTY.vnnlib, or --center FILE and --radius EPS")
-    if property_path is not None and center_path is not None:
-        raise click.UsageError("got both --region and --center; give one of them")
-    if radius is not None and not radius >= 0:
-        raise click.UsageError(f"got --radius={radius!r}, expected a number of at least 0")
-    if radius == float("inf") and command == "monotone":
-        raise click.UsageError("got --radius=inf, expected a finite number: monotone needs a finite box")
-    if not 0 < timeout < float("inf"):
-        raise click.UsageError(f"got --timeout={timeout!r}, expected a positive number of seconds")
+    if wrong := answers.wrong_call(command, property_path, center_path, radius, timeout):
+        raise click.UsageError(wrong)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     started = watchdog.process_start()
     inputs = {"NET.onnx": network, "--region": property_path, "--center": center_path}
-    if wrong := targets.clash({"--json": json_file}, {name: path for name, path in inputs.items() if path}):
-        raise click.UsageError(wrong)
-    if json_file is not None:
-        targets.check_target(json_file, "--json")
+    _check_targets({"--json": json_file}, {name: path for name, path in inputs.items() if path})
     question = answers.Question(
         command, network, property_path, center_path, radius, started + timeout, timeout, **more
     )
@@ -284,13 +286,7 @@ def _ask(
         outcome = watchdog.supervise(lambda send: answers.work(question, send), started + timeout, watch=line)
     finally:
         line.clear()
-    answer = answers.conclude(outcome, question, time.monotonic() - started)
-    errors = report.deliver(answer, _print, witness=None, json_file=json_file)
-    for error in errors:
-        _complain(error)
-    if not errors and sys.stderr.isatty():
-        click.echo(answer.summary, err=True)
-    raise click.exceptions.Exit(answer.code or (report.REFUSED if errors else report.ANSWERED))
+    _end(answers.conclude(outcome, question, time.monotonic() - started), witness=None, json_file=json_file)
 
 
 def _capabilities(command: Callable[..., None]) -> Callable[..., None]:

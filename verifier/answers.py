@@ -43,6 +43,25 @@ class Question:
     seed: int = 0
 
 
+def wrong_call(
+    command: str, property: str | None, centre: str | None, radius: float | None, timeout: float
+) -> str:  # fmt: skip
+    """What is wrong with how a command is called, empty where nothing is."""
+    if (centre is None) != (radius is None):
+        return "--center and --radius go together: give both or neither"
+    if property is None and centre is None:
+        return "got no region; give --region PROPERTY.vnnlib, or --center FILE and --radius EPS"
+    if property is not None and centre is not None:
+        return "got both --region and --center; give one of them"
+    if radius is not None and not radius >= 0:
+        return f"got --radius={radius!r}, expected a number of at least 0"
+    if radius is not None and math.isinf(radius) and command == "monotone":
+        return "got --radius=inf, expected a finite number: monotone needs a finite box"
+    if not 0 < timeout < math.inf:
+        return f"got --timeout={timeout!r}, expected a positive number of seconds"
+    return ""
+
+
 def work(question: Question, send: Send) -> Message:
     """Answer a question in the worker process."""
     last = -math.inf
