@@ -447,28 +447,6 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
-def _open_standard_files() -> None:
-    """Give descriptors that were closed (``>&-``) to nobody, before a pipe or a model gets them.
-
-    A standard output that was closed fails at the first write, as a full one does: the answer would be lost.
-    """
-    for descriptor in (0, 1, 2):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            os.open(os.devnull, os.O_RDONLY if descriptor == 1 else os.O_RDWR)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115 (for as long as the process lives)
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-
-
-def _drop_unwritten() -> None:
-    """What standard output did not take was reported; Python would complain again when it flushes at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
 def _complain(error: object) -> None:
     from provenn.verifier.report import one_line
 
@@ -477,11 +455,12 @@ def _complain(error: object) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a command; every way it can end is an exit code, errors are one line on standard error."""
+    from provenn.verifier import streams
     from provenn.verifier.report import FAILED, INTERRUPTED, REFUSED
     from provenn.verifier.watchdog import Terminated
 
     try:
-        _open_standard_files()
+        streams.open_standard_files()
         code = commands.main(arguments, prog_name="provenn", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except ProvennError as error:
@@ -506,7 +485,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         _complain(f"internal error, please report it: {type(error).__name__}: {error}")
         sys.exit(FAILED)
     finally:
-        _drop_unwritten()
+        streams.drop_unwritten()
 
 
 if __name__ == "__main__":
